@@ -3,6 +3,7 @@ package chunkstore
 import (
 	"encoding/hex"
 	"fmt"
+	"hash"
 
 	"github.com/zeebo/blake3"
 )
@@ -43,3 +44,16 @@ const (
 	KindData Kind = 1 // a chunk of a device
 	KindNode Kind = 2 // a node of an image tree
 )
+
+// sumAll is the hash of the pieces, one after the other.
+func sumAll(pieces ...[]byte) (sum ID) {
+	h := newHash()
+	for _, p := range pieces {
+		h.Write(p)
+	}
+	h.Sum(sum[:0])
+	return sum
+}
+
+// newHash returns the hash that names are made with, for long inputs.
+func newHash() hash.Hash { return blake3.New() }

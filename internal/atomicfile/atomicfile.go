@@ -3,6 +3,7 @@ package atomicfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,14 +16,19 @@ const TempPrefix = ".tmp-"
 
 // Replace makes path hold data, durably, whether or not it existed.
 func Replace(path string, perm fs.FileMode, data ...[]byte) error {
-	return place(path, perm, data, os.Rename)
+	return place(path, perm, pieces(data), os.Rename)
+}
+
+// ReplaceFrom is Replace with what write writes.
+func ReplaceFrom(path string, perm fs.FileMode, write func(io.Writer) error) error {
+	return place(path, perm, write, os.Rename)
 }
 
 // Create makes path hold data, durably, unless it exists: then the error matches
 // blkbak.ErrExists and the file is as it was. Of any number of callers at once,
 // in any number of processes, one succeeds.
 func Create(path string, perm fs.FileMode, data ...[]byte) error {
-	return place(path, perm, data, func(tmp, path string) error {
+	return place(path, perm, pieces(data), func(tmp, path string) error {
 		err := os.Link(tmp, path)
 		if errors.Is(err, fs.ErrExist) {
 			err = fmt.Errorf("create %s: %w", path, blkbak.ErrExists)
@@ -32,7 +38,18 @@ func Create(path string, perm fs.FileMode, data ...[]byte) error {
 	})
 }
 
-func place(path string, perm fs.FileMode, data [][]byte, name func(tmp, path string) error) (err error) {
+func pieces(data [][]byte) func(io.Writer) error {
+	return func(w io.Writer) error {
+		for _, b := range data {
+			if _, err := w.Write(b); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func place(path string, perm fs.FileMode, write func(io.Writer) error, name func(tmp, path string) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, TempPrefix)
 	if err != nil {
@@ -44,10 +61,8 @@ func place(path string, perm fs.FileMode, data [][]byte, name func(tmp, path str
 			os.Remove(f.Name()) // gone already once it has its name
 		}
 	}()
-	for _, b := range data {
-		if _, err := f.Write(b); err != nil {
-			return err
-		}
+	if err := write(f); err != nil {
+		return err
 	}
 	if err := f.Chmod(perm); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return err
