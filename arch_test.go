@@ -64,7 +64,7 @@ var fences = map[string][]string{
 	"github.com/rogpeppe/go-internal": {}, // testscript
 	"golang.org/x/sys":                {"freeze", "internal/blockdev", "internal/atomicfile"},
 
-	"os/exec":  {"internal/run"},
+	"os/exec":  {"internal/run", "internal/testkit"},
 	"log":      {},
 	"log/slog": {"internal/engine", "internal/run", "internal/notify", "nbdserver", "cmd/blkbak"},
 	"testing":  {"bench", "internal/testkit"},
