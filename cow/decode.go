@@ -38,38 +38,51 @@ func newDecoder(l layout, originSize int64) *decoder {
 // offset off, up to the end of the table. It returns how many it took: fewer than
 // there are in buf when the table ends here.
 func (d *decoder) decode(buf []byte, off int64) (int, error) {
-	var (
-		cur    *leaf
-		curKey = uint64(math.MaxUint64)
-		took   int
-	)
-	for b := buf; len(b) >= entrySize; b = b[entrySize:] {
+	took := 0
+	for b := buf; len(b) >= entrySize; b = buf[took*entrySize:] {
 		oldChunk := binary.LittleEndian.Uint64(b)
 		newChunk := binary.LittleEndian.Uint64(b[8:])
 		if newChunk == 0 {
 			break
 		}
 		at := off + int64(took)*entrySize
+		n := uint64(1)
 		if newChunk == d.next && newChunk < d.chunks {
-			d.advance()
+			n = d.run(b, oldChunk, newChunk)
 		} else if err := d.stray(newChunk, at); err != nil {
 			return took, err
 		}
-		if oldChunk >= d.oldEnd {
-			return took, blkbak.Corruptf(formatName, at, "old chunk %d is beyond the origin's %d chunks", oldChunk, d.oldEnd)
+		if oldChunk >= d.oldEnd || n > d.oldEnd-oldChunk {
+			bad := max(oldChunk, d.oldEnd)
+			return took, blkbak.Corruptf(formatName, at+int64(bad-oldChunk)*entrySize,
+				"old chunk %d is beyond the origin's %d chunks", bad, d.oldEnd)
 		}
-		if key := oldChunk >> leafBits; key != curKey {
-			cur, curKey = d.olds.leaf(key), key
+		if dup, ok := d.olds.add(oldChunk, n); !ok {
+			return took, blkbak.Corruptf(formatName, at+int64(dup-oldChunk)*entrySize, "old chunk %d is listed twice", dup)
 		}
-		w, bit := &cur[oldChunk>>6%uint64(len(cur))], uint64(1)<<(oldChunk&63)
-		if *w&bit != 0 {
-			return took, blkbak.Corruptf(formatName, at, "old chunk %d is listed twice", oldChunk)
-		}
-		*w |= bit
-		took++
+		took += int(n)
 	}
 	d.entries += int64(took)
 	return took, nil
+}
+
+// run returns how many of the entries in b, the first of which takes d.next, count
+// on by one on both sides, and takes their new chunks.
+func (d *decoder) run(b []byte, oldChunk, newChunk uint64) uint64 {
+	if d.unruly {
+		d.advance()
+		return 1
+	}
+	room := min(d.slot, d.chunks) - newChunk
+	n := uint64(1)
+	for b = b[entrySize:]; len(b) >= entrySize && n < room &&
+		binary.LittleEndian.Uint64(b) == oldChunk+n &&
+		binary.LittleEndian.Uint64(b[8:]) == newChunk+n; b = b[entrySize:] {
+		n++
+	}
+	d.next += n - 1
+	d.advance()
+	return n
 }
 
 // advance takes the chunk next.
@@ -93,7 +106,10 @@ func (d *decoder) stray(n uint64, at int64) error {
 		return blkbak.Corruptf(formatName, at, "new chunk %d is beyond the device's %d chunks", n, d.chunks)
 	case d.isMetadata(n):
 		return blkbak.Corruptf(formatName, at, "new chunk %d is the place of metadata", n)
-	case n < d.next || !d.strays.add(n):
+	case n < d.next:
+		return blkbak.Corruptf(formatName, at, "new chunk %d is listed twice", n)
+	}
+	if _, ok := d.strays.add(n, 1); !ok {
 		return blkbak.Corruptf(formatName, at, "new chunk %d is listed twice", n)
 	}
 	d.unruly = true
