@@ -52,13 +52,15 @@ func (d *decoder) decode(buf []byte, off int64) (int, error) {
 		} else if err := d.stray(newChunk, at); err != nil {
 			return took, err
 		}
-		if oldChunk >= d.oldEnd || n > d.oldEnd-oldChunk {
-			bad := max(oldChunk, d.oldEnd)
-			return took, blkbak.Corruptf(formatName, at+int64(bad-oldChunk)*entrySize,
-				"old chunk %d is beyond the origin's %d chunks", bad, d.oldEnd)
-		}
-		if dup, ok := d.olds.add(oldChunk, n); !ok {
+		// The first entry that is wrong is the one to name, so those before the
+		// origin's end go first.
+		within := min(n, d.oldEnd-min(oldChunk, d.oldEnd))
+		if dup, ok := d.olds.add(oldChunk, within); !ok {
 			return took, blkbak.Corruptf(formatName, at+int64(dup-oldChunk)*entrySize, "old chunk %d is listed twice", dup)
+		}
+		if within < n {
+			return took, blkbak.Corruptf(formatName, at+int64(within)*entrySize,
+				"old chunk %d is beyond the origin's %d chunks", oldChunk+within, d.oldEnd)
 		}
 		took += int(n)
 	}
