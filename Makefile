@@ -124,7 +124,7 @@ install: build ## the binary, its manual page and its completions, below PREFIX
 		$(DESTDIR)$(PREFIX)/share/zsh/site-functions \
 		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	install -m 755 build/blkbak $(DESTDIR)$(PREFIX)/bin/blkbak
-	build/blkbak completion man >$(DESTDIR)$(PREFIX)/share/man/man1/blkbak.1
+	build/blkbak man >$(DESTDIR)$(PREFIX)/share/man/man1/blkbak.1
 	build/blkbak completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/blkbak
 	build/blkbak completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_blkbak
 	build/blkbak completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/blkbak.fish

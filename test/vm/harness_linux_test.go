@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -97,6 +98,63 @@ func runJSON(t testing.TB, v any, args ...string) {
 	if err := json.Unmarshal([]byte(out), v); err != nil {
 		t.Fatalf("blkbak --json %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
+}
+
+// process is a program in the background.
+type process struct {
+	t      testing.TB
+	cmd    *exec.Cmd
+	output string // a file: both streams
+}
+
+// start runs a program in the background, with a time limit that is the test's:
+// it gets SIGTERM when the test ends, unless it was stopped before.
+func start(t testing.TB, args ...string) *process {
+	t.Helper()
+	out, err := os.CreateTemp(t.TempDir(), "output")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	p := &process{t, exec.Command(args[0], args[1:]...), out.Name()}
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if p.cmd.ProcessState == nil {
+			p.stop(syscall.SIGTERM)
+		}
+		if t.Failed() {
+			t.Logf("%s printed:\n%s", strings.Join(args, " "), p.text())
+		}
+	})
+	return p
+}
+
+// text is what the process has printed so far.
+func (p *process) text() string {
+	p.t.Helper()
+	b, err := os.ReadFile(p.output)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// stop sends a signal, waits for the end and returns the exit code, -1 when it
+// was the signal that ended the process. One that takes too long is killed.
+func (p *process) stop(signal os.Signal) int {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(signal); err != nil {
+		p.t.Error(err)
+	}
+	late := time.AfterFunc(30*time.Second, func() { p.cmd.Process.Kill() })
+	p.cmd.Wait() // its error says no more than ProcessState
+	if !late.Stop() {
+		p.t.Errorf("%s did not end after %v", strings.Join(p.cmd.Args, " "), signal)
+	}
+	return p.cmd.ProcessState.ExitCode()
 }
 
 // program is the path of the program under test.

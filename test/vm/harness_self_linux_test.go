@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -92,6 +93,25 @@ func TestHarnessSeesFrozen(t *testing.T) {
 	wantThawed(f, dir)
 	f.want(t, "is frozen")
 	wantThawed(t, dir)
+}
+
+// TestHarnessRunsPrograms runs the program under test, and one in the background.
+func TestHarnessRunsPrograms(t *testing.T) {
+	if out := runOK(t, "version"); !strings.HasPrefix(out, "blkbak ") {
+		t.Errorf("version prints %q", out)
+	}
+	var v struct{ OS string }
+	if runJSON(t, &v, "version"); v.OS != "linux" {
+		t.Errorf("version --json says %+v", v)
+	}
+	if r := run(t, "no-such-command"); r.code != 2 || r.stdout != "" || r.stderr == "" {
+		t.Error(r)
+	}
+	p := start(t, "bash", "-c", "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.1; done")
+	eventually(t, "the process is ready", func() bool { return p.text() == "ready\n" })
+	if code := p.stop(syscall.SIGTERM); code != 7 || p.text() != "ready\nbye\n" {
+		t.Errorf("exit code %d after printing %q", code, p.text())
+	}
 }
 
 // TestPowerCutHarness makes sure that a power cut keeps what was synced and loses

@@ -87,6 +87,8 @@ func TestExceptionStore(t *testing.T) {
 	if table := dmTable(t, vg.dm("snap")); !slices.Contains(table, "P") {
 		t.Errorf("not a persistent snapshot: %v", table)
 	}
+	vg.remove("snap")
+	vg.wantSnapshots()
 }
 
 // readExceptions decodes an exception store with chunks of 4 KiB as plainly as
