@@ -37,14 +37,15 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
 
 // The groups of the command list, in the order in which it shows them.
 const (
-	groupLooking = "Copy-on-write stores"
-	groupOther   = "Other"
+	groupSource = "Where changes come from"
+	groupOther  = "Other"
 )
 
 // commands lists every command. Each has a file of its own; those of one group
 // stand together.
 func (a *app) commands() []*cli.Command {
 	return []*cli.Command{
+		cowCommand(a),
 		completionCommand(a),
 		versionCommand(a),
 		helpCommand(a),

@@ -19,9 +19,11 @@ func main() {
 // signals have their usual effect again, so that a second one ends a program
 // which does not come to its end by itself.
 func signalContext(parent context.Context) (context.Context, context.CancelFunc) {
-	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // nohup stays in force
-		signals = append(signals, syscall.SIGHUP)
+	signals := []os.Signal{syscall.SIGTERM}
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGHUP} {
+		if !signal.Ignored(s) { // what nohup and a shell's & have set stays in force
+			signals = append(signals, s)
+		}
 	}
 	ctx, stop := signal.NotifyContext(parent, signals...)
 	context.AfterFunc(ctx, stop)
