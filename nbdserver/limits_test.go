@@ -4,16 +4,20 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/blkbak/blkbak"
 )
 
 func TestManyConnections(t *testing.T) {
-	m := sparseImage(2 << 20)
+	m := sparseImage(2<<20, 4096)
 	addr, _ := startServer(t, Options{Exports: Fixed{export("x", len(m.data), m)}}, "")
 	want := sha256.Sum256(m.data)
 	var wg sync.WaitGroup
@@ -277,10 +281,15 @@ func TestDisconnectUnread(t *testing.T) {
 	<-done
 }
 
+// TestOptions: all that is wrong is said at once.
 func TestOptions(t *testing.T) {
-	if _, err := New(Options{MaxConns: -1, Memory: 1}); err == nil {
-		t.Error("accepted")
-	} else {
-		t.Log(err)
+	_, err := New(Options{MaxConns: -1, MaxInFlight: -1, Memory: 1, StallTimeout: -1})
+	if !errors.Is(err, blkbak.ErrUsage) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"nothing to export", "connections", "in flight", "memory limit", "timeout"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q lacks %q", err, want)
+		}
 	}
 }
