@@ -10,12 +10,13 @@ import (
 
 func TestComplete(t *testing.T) {
 	a := newApp(nil, nil, nil)
-	a.tree = append(a.tree, &cli.Command{Name: "restore", ArgsUsage: "POINT|VOLUME", Flags: []cli.Flag{
+	restore := &cli.Command{Name: "restore", ArgsUsage: "POINT|VOLUME", Flags: []cli.Flag{
 		&cli.StringFlag{Name: "to", Aliases: []string{"o"}, Usage: "`TARGET`"},
 		&cli.StringFlag{Name: "from", Usage: "`POINT`"},
 		&cli.BoolFlag{Name: "force"},
 		&cli.BoolFlag{Name: "secret", Hidden: true},
-	}})
+	}}
+	a.tree = []*cli.Command{cowCommand(a), completionCommand(a), versionCommand(a), helpCommand(a), completeCommand(a), restore}
 	a.points = func(_ context.Context, prefix string) []string { return []string{"vg/data@latest", "a1b2c3d4", "zzz"} }
 	for _, tt := range []struct {
 		before, word string
