@@ -73,3 +73,18 @@ func ExtentBytes(s []Extent) int64 {
 	}
 	return n
 }
+
+// IntersectExtents returns what the sorted lists a and b both cover.
+func IntersectExtents(a, b []Extent) []Extent {
+	var out []Extent
+	for len(a) > 0 && len(b) > 0 {
+		start, end := max(a[0].Off, b[0].Off), min(a[0].End(), b[0].End())
+		out = AppendExtent(out, Extent{start, end - start})
+		if a[0].End() < b[0].End() {
+			a = a[1:]
+		} else {
+			b = b[1:]
+		}
+	}
+	return out
+}

@@ -61,3 +61,12 @@ func TestPointID(t *testing.T) {
 		}
 	}
 }
+
+func TestIntersectExtents(t *testing.T) {
+	a := []Extent{{0, 10}, {20, 10}, {40, 10}, {60, 5}}
+	b := []Extent{{5, 20}, {29, 13}, {45, 20}}
+	want := []Extent{{5, 5}, {20, 5}, {29, 1}, {40, 2}, {45, 5}, {60, 5}}
+	if got := IntersectExtents(a, b); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

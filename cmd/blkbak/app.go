@@ -37,14 +37,25 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
 
 // The groups of the command list, in the order in which it shows them.
 const (
-	groupSource = "Where changes come from"
-	groupOther  = "Other"
+	groupMain       = "Restore points"
+	groupRepository = "The repository"
+	groupSource     = "Where changes come from"
+	groupOther      = "Other"
 )
 
 // commands lists every command. Each has a file of its own; those of one group
 // stand together.
 func (a *app) commands() []*cli.Command {
 	return []*cli.Command{
+		snapshotCommand(a),
+		listCommand(a),
+		showCommand(a),
+		diffCommand(a),
+		restoreCommand(a),
+		serveCommand(a),
+		initCommand(a),
+		checkCommand(a),
+		repairCommand(a),
 		cowCommand(a),
 		completionCommand(a),
 		versionCommand(a),

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/blkbak/blkbak/internal/catalog"
 )
 
 // This file holds the flag types that urfave/cli lacks: sizes, durations with
@@ -220,4 +222,34 @@ func parseTime(s string, loc *time.Location) (time.Time, error) {
 		}
 	}
 	return time.Time{}, errors.New("want a time, such as 2026-11-20T01:01, 2026-11-20 or 2026-11-20T01:01:00Z")
+}
+
+// textsFlag gathers the values of a flag that may be given several times.
+type textsFlag struct{ values []string }
+
+func (t *textsFlag) Set(s string) error {
+	if s == "" {
+		return errors.New("is empty")
+	}
+	t.values = append(t.values, s)
+	return nil
+}
+
+func (t *textsFlag) String() string { return strings.Join(t.values, ", ") }
+
+func (t *textsFlag) flag(name, usage string) *cli.GenericFlag {
+	return genericFlag(t, name, usage, nil)
+}
+
+// parse reads the values as KEY=VALUE.
+func (t *textsFlag) parse() (map[string]string, error) {
+	tags := make(map[string]string)
+	for _, s := range t.values {
+		k, v, err := catalog.ParseTag(s)
+		if err != nil {
+			return nil, err
+		}
+		tags[k] = v
+	}
+	return tags, nil
 }

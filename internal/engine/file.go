@@ -1,0 +1,194 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/blkbak/blkbak"
+	"github.com/blkbak/blkbak/cow"
+	"github.com/blkbak/blkbak/internal/blockdev"
+	"github.com/blkbak/blkbak/internal/catalog"
+)
+
+// snapshotFile makes a point of an image file, or of a block device that is not
+// an LVM volume.
+func (e *Engine) snapshotFile(ctx context.Context, req Request, start time.Time) (catalog.Point, Plan, error) {
+	fail := func(err error) (catalog.Point, Plan, error) { return catalog.Point{}, Plan{}, err }
+	src, err := openSource(req.Source)
+	if err != nil {
+		return fail(err)
+	}
+	defer src.Close()
+	path, err := filepath.Abs(req.Source)
+	if err != nil {
+		return fail(err)
+	}
+	r := read{src: src, start: start, tags: req.Tags,
+		id: blkbak.SourceID{Kind: "file", Host: e.Host, Path: path}}
+	if src.IsBlock() {
+		r.id.Kind = "device"
+	}
+	volume := req.Volume
+	if volume == "" {
+		volume = e.Host + "/" + strings.TrimPrefix(path, "/")
+	}
+	lock, err := e.lockVolume(volume)
+	if err != nil {
+		return fail(err)
+	}
+	defer lock.Unlock()
+	if r.history, err = e.history(ctx, volume); err != nil {
+		return fail(err)
+	}
+	plan := Plan{Volume: volume, Source: path, Size: src.Size()}
+	if err := e.chooseFileMode(ctx, req, &r, &plan); err != nil {
+		return fail(err)
+	}
+	if req.DryRun {
+		return catalog.Point{}, plan, nil
+	}
+	p, err := e.readFile(ctx, req, src, r)
+	return p, plan, err
+}
+
+// openSource opens what is to be read: a device past the page cache, which would
+// only push out what others need; a file through it.
+func openSource(path string) (*blockdev.Device, error) {
+	st, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, blkbak.WithHint(fmt.Errorf("source %s: %w", path, blkbak.ErrNotFound),
+			"name a logical volume as VG/LV, or the path of a device or image file")
+	case err != nil:
+		return nil, err
+	case !st.Mode().IsRegular() && st.Mode()&fs.ModeDevice == 0:
+		return nil, fmt.Errorf("source %s: %w: it is neither a file nor a block device", path, blkbak.ErrUsage)
+	}
+	return blockdev.Open(path, blockdev.Options{Direct: !st.Mode().IsRegular()})
+}
+
+// chooseFileMode decides how to find out what changed.
+func (e *Engine) chooseFileMode(ctx context.Context, req Request, r *read, plan *Plan) error {
+	size := r.src.Size()
+	plan.ToRead = size
+	if r.any {
+		plan.Parent = r.latest.ID
+	}
+	switch {
+	case req.COW != "":
+		if !r.any {
+			return needsFull("volume %s has no restore point that the exception store could be relative to", r.volume)
+		}
+		if r.latest.Size != size {
+			return needsFull("%s has %d bytes, the latest point of %s %d: the exception store does not say what changed",
+				req.Source, size, r.volume, r.latest.Size)
+		}
+		extents, err := readExceptions(ctx, req.COW, size)
+		if err != nil {
+			return err
+		}
+		r.mode, r.parent, r.extents = blkbak.ModeCOW, &r.latest, extents
+		plan.Reason = "the exception store says what changed"
+		plan.ToRead = blkbak.ExtentBytes(blkbak.AlignExtents(extents, r.latest.ChunkSize, size))
+	case req.Full:
+		r.mode, plan.Reason = blkbak.ModeFull, "a full read was asked for"
+	case !r.any:
+		r.mode, plan.Reason = blkbak.ModeFull, "the volume has no restore point yet"
+	default:
+		r.mode, r.parent = blkbak.ModeScan, &r.latest
+		plan.Reason = "nothing says what changed on " + req.Source
+	}
+	plan.Mode = r.mode
+	return nil
+}
+
+func needsFull(format string, args ...any) error {
+	return blkbak.WithHint(fmt.Errorf(format+": %w", append(args, blkbak.ErrNeedsFull)...),
+		"make a point by reading everything: blkbak snapshot without --cow")
+}
+
+// readExceptions reads what an exception store in a device or file lists.
+func readExceptions(ctx context.Context, path string, origin int64) ([]blkbak.Extent, error) {
+	dev, err := openSource(path)
+	if err != nil {
+		return nil, err
+	}
+	defer dev.Close()
+	s, err := cow.Read(ctx, dev, dev.Size(), cow.Options{OriginSize: origin})
+	if err != nil {
+		return nil, fmt.Errorf("exception store %s: %w", path, err)
+	}
+	return s.Extents(), nil
+}
+
+// readFile does the run. A device that is in use can change while it is read:
+// that is refused unless writers are held off.
+func (e *Engine) readFile(ctx context.Context, req Request, src *blockdev.Device, r read) (catalog.Point, error) {
+	r.time = e.Now()
+	if content, err := blockdev.Probe(src); err == nil {
+		r.id.FSType, r.id.FSUUID = content.Type, content.UUID
+	}
+	if !src.IsBlock() {
+		before, err := os.Stat(req.Source)
+		if err != nil {
+			return catalog.Point{}, err
+		}
+		r.finish = func(r *read) error {
+			after, err := os.Stat(req.Source)
+			if err != nil || !after.ModTime().Equal(before.ModTime()) {
+				r.warnings = append(r.warnings, "the file was written to while it was read: the point may mix old and new")
+			}
+			return nil
+		}
+		return e.commit(ctx, r)
+	}
+	mount, err := writableMount(req.Source)
+	switch {
+	case err != nil && !errors.Is(err, errors.ErrUnsupported):
+		return catalog.Point{}, err
+	case mount == "":
+		return e.commit(ctx, r)
+	case !req.Freeze || e.Freezer == nil:
+		return catalog.Point{}, blkbak.WithHint(fmt.Errorf("device %s is mounted on %s and can change while it is read: %w",
+			req.Source, mount, blkbak.ErrBusy), "put it on a logical volume, unmount it, or hold off writers with --freeze")
+	}
+	frozen, err := e.Freezer.Freeze(ctx, mount, req.FreezeLimit, []string{e.StateDir, e.RepoDir})
+	if err != nil {
+		return catalog.Point{}, err
+	}
+	r.time = e.Now()
+	thawed := false
+	r.finish = func(r *read) error {
+		// Thawing before the commit tells whether the filesystem was still
+		// frozen, and ends the wait of its writers earlier.
+		thawed = true
+		r.frozen = e.Now().Sub(r.time)
+		return frozen.Thaw()
+	}
+	p, err := e.commit(ctx, r)
+	if !thawed {
+		err = errors.Join(err, frozen.Thaw())
+	}
+	return p, err
+}
+
+// writableMount is where a device is mounted so that it can change, or "".
+func writableMount(path string) (string, error) {
+	mounts, err := blockdev.MountsOf(path)
+	if err != nil {
+		return "", err
+	}
+	for _, m := range mounts {
+		if !slices.Contains(m.Options, "ro") {
+			return m.Point, nil
+		}
+	}
+	return "", nil
+}
