@@ -38,7 +38,13 @@ type differ struct {
 	geo     [2]geometry
 	common  int64 // bytes that both images have
 	pending blkbak.Extent
-	buf     [maxLevels][2][]byte
+	buf     [maxLevels][2]loaded
+}
+
+// loaded is the node that was read last on some level.
+type loaded struct {
+	id  chunkstore.ID
+	raw []byte
 }
 
 // pair is a node in the same place of both trees, nil where all is zeros.
@@ -117,17 +123,23 @@ func (d *differ) compare(level uint8, i int64, nodes pair) (bool, error) {
 	return true, nil
 }
 
-// load reads node i of level into the buffer for its level.
+// load returns node i of level, in the buffer of its level. Devices repeat
+// themselves, so the node may be there already.
 func (d *differ) load(side int, level uint8, i int64, id chunkstore.ID) ([]byte, error) {
 	if id.IsZero() {
 		return nil, nil
 	}
 	e, want := d.geo[side].node(level, i)
-	raw, err := loadInner(d.ctx, d.get, id, e, want, d.buf[level][side])
+	buf := &d.buf[level][side]
+	if buf.id == id && checkInner(buf.raw, want) == nil {
+		return buf.raw, nil
+	}
+	buf.id = chunkstore.ID{} // whatever comes, it is gone
+	raw, err := loadInner(d.ctx, d.get, id, e, want, buf.raw)
 	if err != nil {
 		return nil, err
 	}
-	d.buf[level][side] = raw
+	*buf = loaded{id, raw}
 	return raw, nil
 }
 

@@ -1,11 +1,13 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/blkbak/blkbak"
 	"github.com/blkbak/blkbak/chunkstore"
@@ -145,5 +147,54 @@ func TestObjectsSeen(t *testing.T) {
 		if n > 1 {
 			t.Errorf("node %v read %d times", id, n)
 		}
+	}
+}
+
+// TestRepetition: the largest device, full of one chunk, is ten objects. What is
+// asked of a part of it costs what the part does, and with a seen that remembers
+// a walk is over at once; otherwise it can be ended.
+func TestRepetition(t *testing.T) {
+	m := newStore()
+	id := fakeName(1)
+	for level := range uint8(maxLevels) {
+		s := shape{level, minChunkLog2, MaxSize}
+		if level < maxLevels-1 {
+			s.size = fanout << s.childLog2()
+		}
+		node := s.appendNode(nil)
+		for slot := range s.count() {
+			setName(node, slot, id)
+		}
+		id, _ = m.Put(t.Context(), chunkstore.KindNode, node)
+	}
+	im := openImage(t, m, id, nil)
+	if got, err := im.ChunkAt(t.Context(), MaxSize/testChunk-1); got != fakeName(1) || err != nil {
+		t.Errorf("last chunk %v, %v", got, err)
+	}
+	want := []Run{{blkbak.Extent{Off: MaxSize - 1<<30, Len: 1 << 30}, false}}
+	if got := collect(t, im.Extents(t.Context(), MaxSize-1<<30, 1<<62)); !slices.Equal(got, want) {
+		t.Errorf("extents %v, want %v", got, want)
+	}
+	seen := map[chunkstore.ID]bool{}
+	for o := range Objects(t.Context(), m, id, func(id chunkstore.ID) bool { return seen[id] }) {
+		seen[o.ID] = true
+	}
+	if len(seen) != maxLevels+1 {
+		t.Errorf("%d objects", len(seen))
+	}
+	empty, _ := finish(t, newBuilder(t, m, MaxSize, testChunk, chunkstore.ID{}))
+	m.reset()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	n := 0
+	var err error
+	for _, err = range Diff(ctx, m, id, empty) {
+		n++
+	}
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("diff: %v", err)
+	}
+	if n != 2 || m.got != maxLevels+1 {
+		t.Errorf("%d yields, %d gets", n, m.got)
 	}
 }
