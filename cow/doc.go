@@ -42,9 +42,10 @@
 // [blkbak.ErrNeedsFull]. A merge is not visible in the store: ask dmsetup and
 // [ParseTargets].
 //
-// Memory is one bit for each chunk of the origin in the 4096-chunk groups that
-// the table names, the same for new chunks that are out of order, and a buffer of
-// at most 128 KiB a worker. Nothing is sized by a number in the input.
+// Memory is one bit for each chunk of the origin, in groups of 1024 chunks that
+// the table names one of; the same for new chunks that come out of order; four
+// bytes for each group up to the last one named, at most 64 MiB; and a buffer of
+// at most 128 KiB for each read in flight. Nothing is sized by an unchecked number.
 //
 // A [Store] is immutable and safe for concurrent use.
 package cow

@@ -11,7 +11,7 @@ import (
 func TestSet(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 9))
 	bases := []uint64{0, 60, 1020, 1 << 20, nearLeaves<<leafBits - 100, nearLeaves<<leafBits + 5, 1 << 53}
-	for range 300 {
+	for range 60 {
 		var s set
 		want := map[uint64]bool{}
 		for range 30 {
