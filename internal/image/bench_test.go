@@ -124,7 +124,7 @@ func BenchmarkExtents(b *testing.B) {
 func BenchmarkRead(b *testing.B) {
 	const size = 256 << 20
 	m := newStore()
-	d := &disk{benchChunk, make([]byte, size)}
+	d := &disk{size, benchChunk, map[int64][]byte{}}
 	r := rand.New(rand.NewPCG(40, 2))
 	for i := range d.chunks() {
 		c := d.chunk(i)

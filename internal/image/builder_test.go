@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"testing"
 
@@ -15,7 +16,7 @@ func TestFreshIsCanonical(t *testing.T) {
 	for _, size := range edgeSizes {
 		for _, n := range []int{0, 1, 20} {
 			m := newStore()
-			d := (&disk{chunkSize: testChunk}).resized(size)
+			d := newDisk(size)
 			changed := d.scribble(r, n)
 			want := flatRoot(size, testChunk, d.names(t, m))
 			if root, _ := build(t, m, d, chunkstore.ID{}, changed); root != want {
@@ -35,7 +36,7 @@ func TestIncrementIsCanonical(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
 	for _, size := range edgeSizes {
 		m := newStore()
-		d := (&disk{chunkSize: testChunk}).resized(size)
+		d := newDisk(size)
 		d.scribble(r, 100)
 		root, _ := build(t, m, d, chunkstore.ID{}, d.all())
 		for range 10 {
@@ -53,13 +54,13 @@ func TestIncrementIsCanonical(t *testing.T) {
 func TestResizeIsCanonical(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
 	for _, from := range edgeSizes {
-		for _, fill := range []int{0, 200} {
+		for _, fill := range []int{0, 2, 400} {
 			m := newStore()
-			old := (&disk{chunkSize: testChunk}).resized(from)
+			old := newDisk(from)
 			old.scribble(r, fill)
 			parent, _ := build(t, m, old, chunkstore.ID{}, old.all())
 			for _, to := range edgeSizes {
-				for _, n := range []int{0, 5} {
+				for _, n := range []int{0, 1, 10} {
 					d := old.resized(to)
 					changed := d.scribble(r, n)
 					root, _ := build(t, m, d, parent, changed)
@@ -77,18 +78,18 @@ func TestSetZeroIsCanonical(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 4))
 	for _, from := range edgeSizes {
 		m := newStore()
-		old := (&disk{chunkSize: testChunk}).resized(from)
+		old := newDisk(from)
 		old.scribble(r, 400)
 		parent, _ := build(t, m, old, chunkstore.ID{}, old.all())
 		for _, to := range edgeSizes {
-			for range 2 {
+			for range 4 {
 				d := old.resized(to)
 				b := newBuilder(t, m, to, testChunk, parent)
 				for i := int64(0); i < d.chunks(); {
 					n := 1 + r.Int64N(d.chunks()-i)
 					switch r.IntN(4) {
 					case 0:
-						clear(d.data[i*testChunk : min((i+n)*testChunk, to)])
+						maps.DeleteFunc(d.data, func(c int64, _ []byte) bool { return c >= i && c < i+n })
 						if err := b.SetZero(i, n); err != nil {
 							t.Fatal(err)
 						}
@@ -196,7 +197,7 @@ func TestResizeShares(t *testing.T) {
 
 func TestBuilderRefuses(t *testing.T) {
 	m := newStore()
-	d := (&disk{chunkSize: testChunk}).resized(100 * testChunk)
+	d := newDisk(100 * testChunk)
 	d.scribble(rand.New(rand.NewPCG(5, 5)), 30)
 	root, _ := build(t, m, d, chunkstore.ID{}, d.all())
 
@@ -247,7 +248,7 @@ func TestBuilderRefuses(t *testing.T) {
 func TestBuilderStoreFails(t *testing.T) {
 	m := newStore()
 	r := rand.New(rand.NewPCG(6, 6))
-	d := (&disk{chunkSize: testChunk}).resized(64*64*testChunk + 100)
+	d := newDisk(64*64*testChunk + 100)
 	for i := range d.chunks() {
 		d.chunk(i)[r.IntN(100)] = 1
 	}
@@ -256,7 +257,7 @@ func TestBuilderStoreFails(t *testing.T) {
 	for k := 1; ; k++ {
 		f := &failing{memStore: m, after: k}
 		err := func() error {
-			b, err := NewBuilder(t.Context(), f, f, int64(len(d.data))+100, testChunk, parent)
+			b, err := NewBuilder(t.Context(), f, f, d.size+100, testChunk, parent)
 			if err != nil {
 				return err
 			}
@@ -326,11 +327,11 @@ func (s *replacing) Replace(ctx context.Context, kind chunkstore.Kind, plain []b
 
 func TestReplacer(t *testing.T) {
 	m := newStore()
-	d := (&disk{chunkSize: testChunk}).resized(64 * 65 * testChunk)
+	d := newDisk(64 * 65 * testChunk)
 	d.scribble(rand.New(rand.NewPCG(7, 7)), 1000)
 	parent, _ := build(t, m, d, chunkstore.ID{}, d.all())
 	s := &replacing{memStore: m, t: t}
-	b, err := NewBuilder(t.Context(), m, s, int64(len(d.data)), testChunk, parent)
+	b, err := NewBuilder(t.Context(), m, s, d.size, testChunk, parent)
 	if err != nil {
 		t.Fatal(err)
 	}

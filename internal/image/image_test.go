@@ -39,27 +39,12 @@ func openImage(t testing.TB, m *memStore, root chunkstore.ID, c *Cache) *Image {
 	return im
 }
 
-// scattered is a disk with n runs of data.
-func scattered(r *rand.Rand, size int64, n int) *disk {
-	d := (&disk{chunkSize: testChunk}).resized(size)
-	for range n {
-		if size == 0 {
-			break
-		}
-		off := r.Int64N(size)
-		run := d.data[off:min(size, off+1+r.Int64N(5*testChunk))]
-		for i := range run {
-			run[i] = byte(r.Uint32())
-		}
-	}
-	return d
-}
-
 func TestRead(t *testing.T) {
 	r := rand.New(rand.NewPCG(10, 1))
 	for _, size := range edgeSizes {
 		m := newStore()
 		d := scattered(r, size, 40)
+		data := d.bytes()
 		root, _ := build(t, m, d, chunkstore.ID{}, d.all())
 		for _, cache := range []*Cache{nil, NewCache(CacheOptions{NodeBytes: 5000, ChunkBytes: 9000}), NewCache(CacheOptions{NodeBytes: -1, ChunkBytes: -1})} {
 			im := openImage(t, m, root, cache)
@@ -72,7 +57,7 @@ func TestRead(t *testing.T) {
 				for i := range p {
 					p[i] = 0xa5
 				}
-				checkReadAt(t, im, d.data, p, off)
+				checkReadAt(t, im, data, p, off)
 			}
 		}
 	}
@@ -94,7 +79,7 @@ func TestReadAsReader(t *testing.T) {
 	d := scattered(rand.New(rand.NewPCG(10, 2)), 70*testChunk+99, 20)
 	root, _ := build(t, m, d, chunkstore.ID{}, d.all())
 	im := openImage(t, m, root, nil)
-	if err := iotest.TestReader(io.NewSectionReader(im, 0, im.Size()), d.data); err != nil {
+	if err := iotest.TestReader(io.NewSectionReader(im, 0, im.Size()), d.bytes()); err != nil {
 		t.Error(err)
 	}
 	if _, err := im.ReadAt(make([]byte, 1), -1); !errors.Is(err, blkbak.ErrUsage) {
@@ -110,18 +95,19 @@ func TestReadCost(t *testing.T) {
 	for i := range d.chunks() {
 		d.chunk(i)[0] = byte(i + 1)
 	}
+	data := d.bytes()
 	root, _ := build(t, m, d, chunkstore.ID{}, d.all())
 	m.reset()
 	im := openImage(t, m, root, nil)
 	p := make([]byte, testChunk)
 	for off := int64(0); off < im.Size(); off += 512 {
-		checkReadAt(t, im, d.data, p[:512], off)
+		checkReadAt(t, im, data, p[:512], off)
 	}
 	if m.got != 100+3 {
 		t.Errorf("%d gets, want 100 chunks and 3 nodes", m.got)
 	}
 	for off := int64(0); off < im.Size(); off += testChunk {
-		checkReadAt(t, im, d.data, p, off)
+		checkReadAt(t, im, data, p, off)
 	}
 	if m.got != 100+3 {
 		t.Errorf("%d gets after whole chunks that are cached", m.got)
@@ -130,7 +116,7 @@ func TestReadCost(t *testing.T) {
 	im = openImage(t, m, root, nil)
 	for range 2 {
 		for off := int64(0); off < im.Size(); off += testChunk {
-			checkReadAt(t, im, d.data, p, off)
+			checkReadAt(t, im, data, p, off)
 		}
 	}
 	if m.got != 200+3 || im.cache.chunks.used != 0 {
@@ -144,12 +130,13 @@ func TestReadCost(t *testing.T) {
 func TestCacheIsBoundedAndShared(t *testing.T) {
 	m := newStore()
 	d := scattered(rand.New(rand.NewPCG(10, 4)), 2000*testChunk, 1000)
+	data := d.bytes()
 	root, _ := build(t, m, d, chunkstore.ID{}, d.all())
 	cache := NewCache(CacheOptions{NodeBytes: 10_000, ChunkBytes: 50_000})
 	for range 2 {
 		im := openImage(t, m, root, cache)
 		for off := int64(0); off+100 < im.Size(); off += 1000 {
-			checkReadAt(t, im, d.data, make([]byte, 100), off)
+			checkReadAt(t, im, data, make([]byte, 100), off)
 			for _, r := range []*recent{&cache.nodes, &cache.chunks} {
 				var sum int64
 				for e := r.order.Front(); e != nil; e = e.Next() {
@@ -183,6 +170,7 @@ func TestCacheIsBoundedAndShared(t *testing.T) {
 func TestConcurrentReaders(t *testing.T) {
 	m := newStore()
 	d := scattered(rand.New(rand.NewPCG(10, 5)), 64*64*testChunk+3, 300)
+	data := d.bytes()
 	root, _ := build(t, m, d, chunkstore.ID{}, d.all())
 	im := openImage(t, m, root, NewCache(CacheOptions{NodeBytes: 20_000, ChunkBytes: 100_000}))
 	var wg sync.WaitGroup
@@ -193,7 +181,7 @@ func TestConcurrentReaders(t *testing.T) {
 				p := make([]byte, 1+r.IntN(3*testChunk))
 				off := r.Int64N(im.Size())
 				n, err := im.ReadAt(p, off)
-				if err != nil && err != io.EOF || !bytes.Equal(p[:n], d.data[off:off+int64(n)]) {
+				if err != nil && err != io.EOF || !bytes.Equal(p[:n], data[off:off+int64(n)]) {
 					t.Errorf("read %d at %d: %d, %v", len(p), off, n, err)
 				}
 				if i := r.IntN(20); i == 0 {
@@ -246,7 +234,7 @@ func TestSingleFlight(t *testing.T) {
 		for range 10 {
 			wg.Go(func() {
 				plain, err := r.get(t.Context(), s, id, testChunk)
-				if err != nil || !bytes.Equal(plain, d.data) {
+				if err != nil || !bytes.Equal(plain, d.bytes()) {
 					t.Errorf("one who waited: %v", err)
 				}
 			})
@@ -313,7 +301,7 @@ func TestExtentsAndChunks(t *testing.T) {
 				var flat []chunkstore.ID
 				at := off / testChunk * testChunk
 				for _, c := range collect(t, im.Chunks(t.Context(), off, length)) {
-					if c.Off != at || !c.ID.IsZero() && c.Len != int64(len(d.chunk(c.Off/testChunk))) {
+					if c.Off != at || !c.ID.IsZero() && c.Len != d.chunkLen(c.Off/testChunk) {
 						t.Fatalf("size %d: chunk %v after %d", size, c, at)
 					}
 					for ; at < c.End(); at += testChunk {
@@ -352,7 +340,7 @@ func TestIteratorsStopEarly(t *testing.T) {
 	m := newStore()
 	d := scattered(rand.New(rand.NewPCG(10, 9)), 300*testChunk, 30)
 	root, _ := build(t, m, d, chunkstore.ID{}, d.all())
-	empty, _ := build(t, m, (&disk{chunkSize: testChunk}).resized(200*testChunk), chunkstore.ID{}, nil)
+	empty, _ := build(t, m, newDisk(200*testChunk), chunkstore.ID{}, nil)
 	im := openImage(t, m, root, nil)
 	total := len(collect(t, im.Extents(t.Context(), 0, im.Size())))
 	for stop := range total {

@@ -130,11 +130,11 @@ func TestParseRefuses(t *testing.T) {
 func TestBitFlips(t *testing.T) {
 	m := newStore()
 	d := scattered(rand.New(rand.NewPCG(30, 1)), 70*testChunk+9, 3)
-	d.data[len(d.data)-1] = 1 // the right edge of the tree is stored, so a wrong size shows
+	d.chunk(70)[0] = 1 // the right edge of the tree is stored, so a wrong size shows
 	root, _ := build(t, m, d, chunkstore.ID{}, d.all())
 	nodes := collect(t, Objects(t.Context(), m, root, nil))
 	m.lax = true
-	p := make([]byte, len(d.data))
+	p := make([]byte, d.size)
 	for _, o := range nodes {
 		if o.Kind != chunkstore.KindNode {
 			continue
@@ -162,11 +162,12 @@ func TestBitFlips(t *testing.T) {
 // and whether the error says what is hit.
 func TestDamage(t *testing.T) {
 	m := newStore()
-	d := scattered(rand.New(rand.NewPCG(30, 2)), 64*65*testChunk, 200)
+	d := scattered(rand.New(rand.NewPCG(30, 2)), 64*65*testChunk, 30)
+	data := d.bytes()
 	root, _ := build(t, m, d, chunkstore.ID{}, d.all())
-	empty, _ := finish(t, newBuilder(t, m, int64(len(d.data)), testChunk, chunkstore.ID{}))
+	empty, _ := finish(t, newBuilder(t, m, d.size, testChunk, chunkstore.ID{}))
 	all := collect(t, Objects(t.Context(), m, root, nil))
-	p := make([]byte, len(d.data))
+	p := make([]byte, d.size)
 	for i, o := range all {
 		good := m.objects[o.ID]
 		want := blkbak.ErrNotFound
@@ -189,7 +190,7 @@ func TestDamage(t *testing.T) {
 		}
 		n, err := im.ReadAt(p, 0)
 		checkObjectError(t, "read", err, want, o)
-		if int64(n) != o.Extent.Off || !bytes.Equal(p[:n], d.data[:n]) {
+		if int64(n) != o.Extent.Off || !bytes.Equal(p[:n], data[:n]) {
 			t.Errorf("%d bytes read before %v", n, o.Extent)
 		}
 		if o.Kind == chunkstore.KindNode {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
@@ -113,22 +114,40 @@ func flatRoot(size, chunkSize int64, names []chunkstore.ID) chunkstore.ID {
 	}
 }
 
-// disk is a device as plain bytes, the model that images are compared with.
+// disk is the model that images are compared with: the chunks that were written
+// to, all others being zeros.
 type disk struct {
-	chunkSize int64
-	data      []byte
+	size, chunkSize int64
+	data            map[int64][]byte
 }
 
+func newDisk(size int64) *disk { return &disk{size, testChunk, map[int64][]byte{}} }
+
+func (d *disk) chunks() int64 { return (d.size + d.chunkSize - 1) / d.chunkSize }
+
+func (d *disk) chunkLen(i int64) int64 { return min(d.chunkSize, d.size-i*d.chunkSize) }
+
+// chunk is chunk i, to write to.
 func (d *disk) chunk(i int64) []byte {
-	return d.data[i*d.chunkSize : min((i+1)*d.chunkSize, int64(len(d.data)))]
+	if d.data[i] == nil {
+		d.data[i] = make([]byte, d.chunkLen(i))
+	}
+	return d.data[i]
 }
 
-func (d *disk) chunks() int64 { return (int64(len(d.data)) + d.chunkSize - 1) / d.chunkSize }
+// bytes are all of the disk.
+func (d *disk) bytes() []byte {
+	b := make([]byte, d.size)
+	for i, c := range d.data {
+		copy(b[i*d.chunkSize:], c)
+	}
+	return b
+}
 
 // put stores chunk i and returns its name.
 func (d *disk) put(t testing.TB, m *memStore, i int64) chunkstore.ID {
 	t.Helper()
-	c := d.chunk(i)
+	c := d.data[i]
 	if allZero(c) {
 		return chunkstore.ID{}
 	}
@@ -142,41 +161,55 @@ func (d *disk) put(t testing.TB, m *memStore, i int64) chunkstore.ID {
 func (d *disk) names(t testing.TB, m *memStore) []chunkstore.ID {
 	t.Helper()
 	names := make([]chunkstore.ID, d.chunks())
-	for i := range names {
-		names[i] = d.put(t, m, int64(i))
+	for i := range d.data {
+		names[i] = d.put(t, m, i)
 	}
 	return names
 }
 
 // resized is a copy of d with another size.
 func (d *disk) resized(size int64) *disk {
-	data := make([]byte, size)
-	copy(data, d.data)
-	return &disk{d.chunkSize, data}
+	n := &disk{size, d.chunkSize, map[int64][]byte{}}
+	for i, c := range d.data {
+		if i < n.chunks() {
+			copy(n.chunk(i), c)
+		}
+	}
+	return n
 }
 
-// scribble changes one byte in a random choice of n chunks, some of them to
-// zero, and returns the chunks in ascending order.
+// scribble changes one byte in a random choice of n chunks, or clears them, and
+// returns the chunks in ascending order.
 func (d *disk) scribble(r *rand.Rand, n int) []int64 {
-	if len(d.data) == 0 {
+	if d.size == 0 {
 		return nil
 	}
-	hit := map[int64]bool{}
-	for range n {
-		hit[r.Int64N(d.chunks())] = true
-	}
 	var changed []int64
-	for i := range d.chunks() {
-		if hit[i] {
-			changed = append(changed, i)
-			if c := d.chunk(i); r.IntN(3) == 0 {
-				clear(c)
-			} else {
-				c[r.IntN(len(c))] = byte(r.IntN(256))
-			}
+	for range n {
+		changed = append(changed, r.Int64N(d.chunks()))
+	}
+	slices.Sort(changed)
+	changed = slices.Compact(changed)
+	for _, i := range changed {
+		if c := d.chunk(i); r.IntN(3) == 0 {
+			clear(c)
+		} else {
+			c[r.IntN(len(c))] = byte(r.IntN(256))
 		}
 	}
 	return changed
+}
+
+// scattered is a disk with n runs of data.
+func scattered(r *rand.Rand, size int64, n int) *disk {
+	d := newDisk(size)
+	for i := 0; i < n && size > 0; i++ {
+		off := r.Int64N(size)
+		for end := min(size, off+1+r.Int64N(5*testChunk)); off < end; off++ {
+			d.chunk(off / testChunk)[off%testChunk] = byte(r.Uint32())
+		}
+	}
+	return d
 }
 
 func newBuilder(t testing.TB, m *memStore, size, chunkSize int64, parent chunkstore.ID) *Builder {
@@ -207,7 +240,7 @@ func finish(t testing.TB, b *Builder) (chunkstore.ID, Stats) {
 // build makes a map of d in which all chunks listed are set.
 func build(t testing.TB, m *memStore, d *disk, parent chunkstore.ID, changed []int64) (chunkstore.ID, Stats) {
 	t.Helper()
-	b := newBuilder(t, m, int64(len(d.data)), d.chunkSize, parent)
+	b := newBuilder(t, m, d.size, d.chunkSize, parent)
 	for _, i := range changed {
 		set(t, b, i, d.put(t, m, i))
 	}
