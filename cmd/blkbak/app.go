@@ -51,6 +51,7 @@ func (a *app) commands() []*cli.Command {
 		listCommand(a),
 		showCommand(a),
 		diffCommand(a),
+		rootCommand(a),
 		restoreCommand(a),
 		serveCommand(a),
 		initCommand(a),

@@ -70,6 +70,9 @@ func (a *app) engine(store *chunkstore.Store) (*engine.Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the host's name: %w", err)
 	}
+	if host == "" || host == "(none)" { // as the kernel calls a machine that nobody named
+		host = "localhost"
+	}
 	repo, _, err := a.global.repository()
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -218,7 +219,7 @@ func (c *cycle) checkRoom(ctx context.Context, plan *Plan) error {
 	case c.base.UUID != "":
 		c.cowSize = c.base.Size // as big as the one that it replaces
 	default:
-		if c.cowSize, err = lvm.DefaultCOWSize(c.lv.Size, c.req.COWChunk, g); err != nil {
+		if c.cowSize, err = lvm.DefaultCOWSize(c.lv.Size, cmp.Or(c.req.COWChunk, cow.DefaultChunk), g); err != nil {
 			return err
 		}
 	}
