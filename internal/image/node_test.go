@@ -119,8 +119,28 @@ func TestParseRefuses(t *testing.T) {
 	if _, err := parseNode(append(bytes.Clone(good), 0)); !errors.Is(err, blkbak.ErrCorrupt) {
 		t.Errorf("one byte too many: %v", err)
 	}
+	if _, err := parseNode(shape{level: 1, chunkLog2: 16}.appendNode(nil)); !errors.Is(err, blkbak.ErrCorrupt) {
+		t.Errorf("empty node above the leaves: %v", err)
+	}
 	if _, err := parseTop(shape{level: 1, chunkLog2: 16, size: 1 << 22}.appendNode(nil)); !errors.Is(err, blkbak.ErrCorrupt) {
 		t.Errorf("top node higher than need be: %v", err)
+	}
+}
+
+// TestPlace: a node that is fine by itself is refused in another's place.
+func TestPlace(t *testing.T) {
+	want := shape{1, 13, 8192}
+	for _, c := range []struct {
+		is  shape
+		off int64
+	}{{want, -1}, {shape{0, 13, 8192}, offLevel}, {shape{2, 13, 8192}, offLevel}, {shape{1, 12, 8192}, offChunk}, {shape{1, 13, 8191}, offSize}} {
+		node := c.is.appendNode(nil)
+		setName(node, 0, fakeName(1))
+		err := checkInner(node, want)
+		var f *blkbak.FormatError
+		if (c.off >= 0) != errors.As(err, &f) || f != nil && f.Off != c.off {
+			t.Errorf("%+v in the place of %+v: %v", c.is, want, err)
+		}
 	}
 }
 
