@@ -281,7 +281,7 @@ func fsck(t testing.TB, dev, fstype string) {
 }
 
 // frozenAfter is how long a filesystem may keep a write waiting.
-var frozenAfter = 15 * time.Second
+var frozenAfter = time.Minute
 
 // wantThawed fails the test when the filesystem on dir does not take a write
 // within some seconds, and then thaws it. The write is another process: one that
