@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -232,15 +231,3 @@ func humanSeconds(n int64) string {
 
 // humanSize is for people; JSON has plain bytes.
 func humanSize(n int64) string { return humanize.IBytes(uint64(max(0, n))) }
-
-// progressReader counts what is read through it.
-type progressReader struct {
-	r io.Reader
-	p *progress
-}
-
-func (r progressReader) Read(b []byte) (int, error) {
-	n, err := r.r.Read(b)
-	r.p.Add(int64(n))
-	return n, err
-}
