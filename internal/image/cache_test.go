@@ -135,4 +135,3 @@ func TestSingleFlight(t *testing.T) {
 		}
 	})
 }
-

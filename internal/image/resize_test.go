@@ -65,4 +65,3 @@ func TestResizeCost(t *testing.T) {
 		}
 	}
 }
-
