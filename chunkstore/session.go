@@ -99,103 +99,6 @@ func (s *Store) Begin(ctx context.Context) (*Session, error) {
 // ID names the session, and the point that it commits.
 func (w *Session) ID() blkbak.PointID { return w.id }
 
-// adopt takes over the packs of sessions that died.
-func (w *Session) adopt(ctx context.Context) error {
-	b := w.store.backend
-	sessions, err := b.List(ctx, "sess")
-	if err != nil {
-		return err
-	}
-	for _, f := range sessions {
-		id, err := blkbak.ParsePointID(strings.TrimPrefix(f.Name, "sess/"))
-		if err != nil || id == w.id {
-			continue
-		}
-		release, err := b.Hold(ctx, f.Name)
-		if errors.Is(err, blkbak.ErrBusy) || errors.Is(err, blkbak.ErrNotFound) {
-			continue // alive, or ended by now
-		}
-		if err != nil {
-			return err
-		}
-		// The hold is given back when this session has the packs in its hands;
-		// a second adopter would do no harm, only the same work.
-		err = w.adoptFrom(ctx, id)
-		if err = errors.Join(err, release()); err != nil {
-			return fmt.Errorf("adopt session %v: %w", id, err)
-		}
-	}
-	if len(w.dead) == 0 {
-		return nil
-	}
-	packs, err := b.List(ctx, "packs")
-	if err != nil {
-		return err
-	}
-	for _, f := range packs {
-		ref, err := parsePackName(f.Name)
-		if err != nil || !slices.Contains(w.dead, ref.session) {
-			continue
-		}
-		if err := w.adoptPack(ctx, ref); err != nil {
-			return fmt.Errorf("adopt %s: %w", f.Name, err)
-		}
-	}
-	return nil
-}
-
-// adoptFrom makes sure that the dead session id never commits.
-func (w *Session) adoptFrom(ctx context.Context, id blkbak.PointID) error {
-	b := w.store.backend
-	err := b.Create(ctx, outcomeName(id), seal(sealRevoked, nil)...)
-	if errors.Is(err, blkbak.ErrExists) {
-		o, oerr := w.store.Outcome(ctx, id)
-		if oerr != nil || o.Committed {
-			// It committed and died before it could clear its marker. If the
-			// outcome cannot be read, check has to say so, not this run.
-			return b.Remove(ctx, "sess/"+id.String())
-		}
-		err = nil // revoked by an adopter that died in turn
-	}
-	if err == nil {
-		w.dead = append(w.dead, id)
-	}
-	return err
-}
-
-func (w *Session) adoptPack(ctx context.Context, ref packRef) error {
-	o, err := w.store.backend.Open(ctx, ref.name())
-	if err != nil {
-		return err
-	}
-	defer o.Close()
-	_, table, err := readPackTable(ref.name(), o, o.Size())
-	if errors.Is(err, blkbak.ErrCorrupt) {
-		w.store.log.Warn("damaged pack of a dead session left alone", "err", err)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	w.store.log.Info("adopting a pack of an interrupted run", "pack", ref.name(), "objects", len(table))
-	for _, e := range table {
-		w.fresh[e.id] = struct{}{}
-	}
-	w.pending = append(w.pending, indexed{ref, table})
-	return nil
-}
-
-func parsePackName(name string) (ref packRef, err error) {
-	id, n, _ := strings.Cut(strings.TrimPrefix(name, "packs/"), "-")
-	if ref.session, err = blkbak.ParsePointID(id); err != nil {
-		return ref, err
-	}
-	if _, err := fmt.Sscanf(n, "%d", &ref.n); err != nil || ref.name() != name {
-		return ref, fmt.Errorf("%s: not the name of a pack", name)
-	}
-	return ref, nil
-}
-
 // Prepared is an object on its way into a pack.
 type Prepared struct {
 	ID      ID
@@ -451,7 +354,7 @@ func (w *Session) Commit(ctx context.Context, body []byte) error {
 	// next one if this process dies or fails at it.
 	for _, id := range append(w.dead, w.id) {
 		if rerr := w.sweep(ctx, id); rerr != nil {
-			w.store.log.Warn("session marker not removed", "session", id, "err", rerr)
+			w.store.report(fmt.Errorf("marker of session %v not removed: %w", id, rerr))
 		}
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -29,7 +28,10 @@ type Config struct {
 
 // Options of Open; the zero value is good.
 type Options struct {
-	Logger *slog.Logger // nil discards
+	// Report is told of what does not keep a call from its result but should be
+	// known: a damaged index segment, a marker that could not be removed. It may
+	// be called from several goroutines at once. nil tells no one.
+	Report func(error)
 
 	// CacheDir holds what can be computed again. The default for a local
 	// directory is its subdirectory "cache"; without one nothing is cached.
@@ -47,7 +49,7 @@ type Store struct {
 	backend Backend
 	config  Config
 	cache   string
-	log     *slog.Logger
+	report  func(error)
 
 	packSize       int
 	segmentEntries int
@@ -107,13 +109,13 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 
 // OpenBackend opens the repository that b keeps. The store does not close b.
 func OpenBackend(ctx context.Context, b Backend, o Options) (*Store, error) {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
+	if o.Report == nil {
+		o.Report = func(error) {}
 	}
 	if o.PackSize == 0 {
 		o.PackSize = defaultPackSize
 	}
-	s := &Store{backend: b, cache: o.CacheDir, log: o.Logger, packSize: o.PackSize, segmentEntries: segmentEntries}
+	s := &Store{backend: b, cache: o.CacheDir, report: o.Report, packSize: o.PackSize, segmentEntries: segmentEntries}
 	var err error
 	if s.config, err = readConfig(ctx, b); err != nil {
 		return nil, err

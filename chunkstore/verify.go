@@ -337,7 +337,7 @@ func (w *Session) indexUnlisted(ctx context.Context, listed map[packRef]int) (in
 		o.Close()
 		switch {
 		case errors.Is(err, blkbak.ErrCorrupt):
-			w.store.log.Error("pack has no readable table", "err", err)
+			w.store.report(fmt.Errorf("pack not indexed: %w", err))
 		case err != nil:
 			return n, fmt.Errorf("index %s: %w", f.Name, err)
 		case len(table) > listed[ref]:

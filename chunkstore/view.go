@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"os"
@@ -51,7 +52,7 @@ func (s *Store) loadView(ctx context.Context) (*view, error) {
 		case errors.Is(err, blkbak.ErrCorrupt):
 			// What it lists is not found until the index is made anew; nothing
 			// wrong is read.
-			s.log.Error("index segment unusable", "file", name, "err", err)
+			s.report(fmt.Errorf("index segment not used: %w", err))
 			v.damaged = append(v.damaged, err)
 			continue
 		case err != nil:
@@ -177,7 +178,7 @@ func (s *Store) mergeSegments(v *view) {
 		err = atomicfile.ReplaceFrom(s.mergedPath(), 0o600, v.writeMerged)
 	}
 	if err != nil {
-		s.log.Debug("index cache not written", "err", err)
+		s.report(fmt.Errorf("index cache not written: %w", err))
 		return
 	}
 	if seg := s.openMerged(v.names); seg != nil {

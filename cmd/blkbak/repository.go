@@ -27,15 +27,19 @@ func (a *app) openStore(ctx context.Context, make bool) (*chunkstore.Store, erro
 	if scheme, _, ok := strings.Cut(dir, "://"); ok {
 		return nil, usagef("repository %s: repositories at %s are not supported, only directories", dir, scheme)
 	}
-	store, err := chunkstore.Open(ctx, dir, chunkstore.Options{Logger: a.log})
+	store, err := chunkstore.Open(ctx, dir, a.storeOptions())
 	if make && isDefault && errors.Is(err, blkbak.ErrNotFound) {
 		if _, err := chunkstore.Init(ctx, dir, 0); err != nil {
 			return nil, err
 		}
 		a.notef("made the repository %s", dir)
-		return chunkstore.Open(ctx, dir, chunkstore.Options{Logger: a.log})
+		return chunkstore.Open(ctx, dir, a.storeOptions())
 	}
 	return store, err
+}
+
+func (a *app) storeOptions() chunkstore.Options {
+	return chunkstore.Options{Report: func(err error) { a.log.Warn("repository", "err", err) }}
 }
 
 // withCatalog runs f with the repository open and its points loaded. Damaged
