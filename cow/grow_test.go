@@ -87,7 +87,7 @@ func newKernel(r *rand.Rand, chunk int64, entries int) *kernel {
 func TestGrowing(t *testing.T) {
 	for _, chunk := range []int64{512, 2048, 4096} {
 		var reads, grown, crossed int
-		for round := range uint64(40) {
+		for round := range uint64(15) {
 			r := rand.New(rand.NewPCG(round, uint64(chunk)))
 			k := newKernel(r, chunk, 3000)
 			k.commit(r, int64(r.IntN(len(k.es)/2)))
@@ -123,7 +123,7 @@ func TestGrowing(t *testing.T) {
 			}
 			wg.Wait()
 		}
-		if grown < reads/10 || crossed < 20 {
+		if grown < reads/10 || crossed < 8 {
 			t.Errorf("chunk %d: of %d reads only %d met growth, %d into another area", chunk, reads, grown, crossed)
 		}
 		t.Logf("chunk %d: %d reads, %d met growth, %d into another area", chunk, reads, grown, crossed)
