@@ -3,11 +3,12 @@ package engine
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/blkbak/blkbak"
 	"github.com/blkbak/blkbak/cow"
-	"github.com/blkbak/blkbak/internal/blockdev"
+	"github.com/blkbak/blkbak/internal/catalog"
 	"github.com/blkbak/blkbak/internal/lvm"
 )
 
@@ -30,47 +31,54 @@ func (c *cycle) chooseBase(snapshots []lvm.Volume) (blkbak.Mode, string) {
 	case c.req.Full:
 		return blkbak.ModeFull, "a full read was asked for"
 	}
-	j, ok, err := readJournal(c.state)
-	if err != nil {
-		c.Logger.Warn("journal not used", "err", err)
-	}
-	scan := func(format string, args ...any) (blkbak.Mode, string) {
-		c.base, c.journal = lvm.Volume{}, journal{}
-		c.read.parent = &c.read.latest
-		reason := fmt.Sprintf(format, args...)
-		c.read.warnings = append(c.read.warnings, "everything is read and compared by hash: "+reason)
-		return blkbak.ModeScan, reason
-	}
 	// The latest point was read from a snapshot: if that still exists, it is the
 	// base, and nothing changed between them. Else an interrupted run may have
-	// left a journal for the snapshot that it had made.
-	byUUID := func(uuid string) int {
-		return slices.IndexFunc(snapshots, func(s lvm.Volume) bool { return uuid != "" && s.UUID == uuid })
-	}
+	// left a journal for the snapshot that it had made. Both are facts for ever:
+	// the snapshot's UUID is never used again, and what it froze never changes.
 	latest := c.read.latest
-	if i := byUUID(latest.Source.SnapshotUUID); i >= 0 {
-		c.base = snapshots[i]
-		c.journal = journal{Origin: latest.Source.LVUUID, Size: latest.Size, Base: c.base.UUID, Parent: latest.ID}
-	} else if i := byUUID(j.Base); ok && i >= 0 {
-		c.base, c.journal = snapshots[i], j
-	} else {
-		return scan("the snapshot %s that the latest point was read from is gone", orNone(latest.Source.SnapshotUUID))
+	facts := []journal{{Origin: latest.Source.LVUUID, Size: latest.Size, Base: latest.Source.SnapshotUUID, Parent: latest.ID}}
+	if j, ok, err := readJournal(c.state); err != nil {
+		c.Logger.Warn("journal not used", "err", err)
+	} else if ok {
+		facts = append(facts, j)
 	}
-	parent, ok := c.read.point(c.journal.Parent)
-	switch name := c.base.FullName(); {
+	reason := fmt.Sprintf("the snapshot %s that the latest point was read from is gone", orNone(latest.Source.SnapshotUUID))
+	for _, j := range facts {
+		i := slices.IndexFunc(snapshots, func(s lvm.Volume) bool {
+			return s.Kind == lvm.KindSnapshot && s.UUID == j.Base && j.Base != ""
+		})
+		if i < 0 {
+			continue
+		}
+		parent, why := c.vouches(snapshots[i], j)
+		if why == "" {
+			c.base, c.journal, c.read.parent = snapshots[i], j, &parent
+			return blkbak.ModeCOW, "snapshot " + c.base.FullName() + " lists what changed since point " + parent.ID.String()
+		}
+		reason = why
+	}
+	c.read.parent = &c.read.latest
+	c.read.warnings = append(c.read.warnings, "everything is read and compared by hash: "+reason)
+	return blkbak.ModeScan, reason
+}
+
+// vouches returns the point that changes are relative to if s, which j is about,
+// can be the base; or else why it cannot.
+func (c *cycle) vouches(s lvm.Volume, j journal) (parent catalog.Point, why string) {
+	parent, ok := c.read.point(j.Parent)
+	switch name := s.FullName(); {
 	case !ok:
-		return scan("point %v, which snapshot %s goes with, is gone", c.journal.Parent, name)
-	case c.journal.Origin != c.lv.UUID:
-		return scan("snapshot %s goes with another volume than %s", name, c.lv.FullName())
-	case c.journal.Size != c.lv.Size || parent.Size != c.lv.Size:
-		return scan("the volume was resized from %d to %d bytes", parent.Size, c.lv.Size)
-	case c.base.Merging:
-		return scan("snapshot %s is being merged", name)
-	case !c.base.Valid:
-		return scan("snapshot %s overflowed", name)
+		why = fmt.Sprintf("point %v, which snapshot %s goes with, is gone", j.Parent, name)
+	case j.Origin != c.lv.UUID:
+		why = fmt.Sprintf("snapshot %s goes with another volume than %s", name, c.lv.FullName())
+	case j.Size != c.lv.Size || parent.Size != c.lv.Size:
+		why = fmt.Sprintf("the volume was resized from %d to %d bytes", parent.Size, c.lv.Size)
+	case s.Merging:
+		why = fmt.Sprintf("snapshot %s is being merged", name)
+	case !s.Valid:
+		why = fmt.Sprintf("snapshot %s overflowed", name)
 	}
-	c.read.parent = &parent
-	return blkbak.ModeCOW, "snapshot " + c.base.FullName() + " lists what changed since point " + parent.ID.String()
+	return parent, why
 }
 
 func orNone(s string) string {
@@ -88,19 +96,33 @@ func (c *cycle) readBase(ctx context.Context) ([]blkbak.Extent, error) {
 	if err != nil {
 		return nil, err
 	}
-	dev, err := blockdev.Open(c.base.COWPath(), blockdev.Options{Direct: true})
+	dev, err := c.open(c.base.COWPath())
 	if err != nil {
 		return nil, err
 	}
 	defer dev.Close()
-	s, err := cow.Read(ctx, dev, dev.Size(), cow.Options{OriginSize: c.lv.Size, Areas: usage.Metadata/c.base.ChunkSize - 1})
+	areas := max(0, usage.Metadata/c.base.ChunkSize-1)
+	s, err := cow.Read(ctx, dev, dev.Size(), cow.Options{OriginSize: c.lv.Size, Areas: areas})
 	if err != nil {
 		return nil, fmt.Errorf("exception store of %s: %w", c.base.FullName(), err)
 	}
 	if _, err := c.usage(ctx, c.base); err != nil {
 		return nil, err
 	}
-	return s.Extents(), nil
+	return wholeChunks(s.All(), c.read.parent.ChunkSize, c.lv.Size), nil
+}
+
+// wholeChunks collects extents, widened to chunks of the given size and cut at
+// the end of the device. A busy volume's table has many small extents in few
+// chunks: they never exist as a list.
+func wholeChunks(extents iter.Seq[blkbak.Extent], chunk, size int64) []blkbak.Extent {
+	var out []blkbak.Extent
+	for e := range extents {
+		start := e.Off / chunk * chunk
+		end := min((e.End()+chunk-1)/chunk*chunk, size)
+		out = blkbak.AppendExtent(out, blkbak.Extent{Off: start, Len: end - start})
+	}
+	return out
 }
 
 // usage asks how a snapshot fares. One that lost anything is an error.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/url"
@@ -40,6 +41,27 @@ type Options struct {
 // Engine runs jobs on a repository. Not safe for concurrent use.
 type Engine struct {
 	Options
+	system
+}
+
+// system is what the engine does to the host by itself; tests break it.
+type system struct {
+	// open opens a block device to be read past the page cache, which the
+	// kernel's own writes to snapshots do not go through.
+	open func(path string) (device, error)
+	// replace and remove change files durably.
+	replace func(path string, perm fs.FileMode, data ...[]byte) error
+	remove  func(path string) error
+}
+
+// device is an open source.
+type device interface {
+	Source
+	io.Closer
+}
+
+func openDirect(path string) (device, error) {
+	return blockdev.Open(path, blockdev.Options{Direct: true})
 }
 
 // New returns an engine.
@@ -53,7 +75,7 @@ func New(o Options) *Engine {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Engine{o}
+	return &Engine{o, system{openDirect, atomicfile.Replace, atomicfile.Remove}}
 }
 
 // Request is one snapshot run.
@@ -159,11 +181,19 @@ func logicalVolume(source string) (string, error) {
 
 // volumeState is the directory with this host's state of a volume.
 func (e *Engine) volumeState(volume string) string {
-	return filepath.Join(e.StateDir, e.Store.Config().ID.String(), url.PathEscape(volume))
+	name := url.PathEscape(volume)
+	if len(name) > 200 || name[0] == '.' {
+		// Too long for a file, or with a meaning of its own.
+		name = "=" + chunkstore.Sum([]byte(volume)).String()
+	}
+	return filepath.Join(e.StateDir, e.Store.Config().ID.String(), name)
 }
 
 // lockVolume keeps other runs of this host off the volume.
 func (e *Engine) lockVolume(volume string) (*atomicfile.Lock, error) {
+	if err := catalog.CheckVolume(volume); err != nil {
+		return nil, err
+	}
 	dir := e.volumeState(volume)
 	if err := atomicfile.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -185,9 +215,6 @@ type history struct {
 }
 
 func (e *Engine) history(ctx context.Context, volume string) (h history, err error) {
-	if err := catalog.CheckVolume(volume); err != nil {
-		return h, err
-	}
 	h.volume = volume
 	if h.catalog, err = catalog.Load(ctx, e.Store); err != nil {
 		return h, err

@@ -82,6 +82,8 @@ func (e *Engine) chooseFileMode(ctx context.Context, req Request, r *read, plan 
 		plan.Parent = r.latest.ID
 	}
 	switch {
+	case req.COW != "" && req.Full:
+		return fmt.Errorf("--full reads everything, --cow only what an exception store lists: %w", blkbak.ErrUsage)
 	case req.COW != "":
 		if !r.any {
 			return needsFull("volume %s has no restore point that the exception store could be relative to", r.volume)
@@ -90,13 +92,13 @@ func (e *Engine) chooseFileMode(ctx context.Context, req Request, r *read, plan 
 			return needsFull("%s has %d bytes, the latest point of %s %d: the exception store does not say what changed",
 				req.Source, size, r.volume, r.latest.Size)
 		}
-		extents, err := readExceptions(ctx, req.COW, size)
+		extents, err := readExceptions(ctx, req.COW, size, r.latest.ChunkSize)
 		if err != nil {
 			return err
 		}
 		r.mode, r.parent, r.extents = blkbak.ModeCOW, &r.latest, extents
 		plan.Reason = "the exception store says what changed"
-		plan.ToRead = blkbak.ExtentBytes(blkbak.AlignExtents(extents, r.latest.ChunkSize, size))
+		plan.ToRead = blkbak.ExtentBytes(extents)
 	case req.Full:
 		r.mode, plan.Reason = blkbak.ModeFull, "a full read was asked for"
 	case !r.any:
@@ -110,22 +112,29 @@ func (e *Engine) chooseFileMode(ctx context.Context, req Request, r *read, plan 
 }
 
 func needsFull(format string, args ...any) error {
-	return blkbak.WithHint(fmt.Errorf(format+": %w", append(args, blkbak.ErrNeedsFull)...),
-		"make a point by reading everything: blkbak snapshot without --cow")
+	err := fmt.Errorf(format, args...)
+	if !errors.Is(err, blkbak.ErrNeedsFull) {
+		err = fmt.Errorf("%w: %w", err, blkbak.ErrNeedsFull)
+	}
+	return blkbak.WithHint(err, "make a point by reading everything: blkbak snapshot without --cow")
 }
 
-// readExceptions reads what an exception store in a device or file lists.
-func readExceptions(ctx context.Context, path string, origin int64) ([]blkbak.Extent, error) {
+// readExceptions reads what an exception store in a device or file lists, in
+// whole chunks of an image.
+func readExceptions(ctx context.Context, path string, origin, chunk int64) ([]blkbak.Extent, error) {
 	dev, err := openSource(path)
 	if err != nil {
 		return nil, err
 	}
 	defer dev.Close()
 	s, err := cow.Read(ctx, dev, dev.Size(), cow.Options{OriginSize: origin})
+	if errors.Is(err, blkbak.ErrNeedsFull) {
+		return nil, needsFull("exception store %s: %w", path, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("exception store %s: %w", path, err)
 	}
-	return s.Extents(), nil
+	return wholeChunks(s.All(), chunk, origin), nil
 }
 
 // readFile does the run. A device that is in use can change while it is read:

@@ -11,7 +11,6 @@ import (
 
 	"github.com/blkbak/blkbak"
 	"github.com/blkbak/blkbak/chunkstore"
-	"github.com/blkbak/blkbak/internal/atomicfile"
 )
 
 // journal says what a base snapshot stands for until a point says it: the volume
@@ -32,16 +31,16 @@ type journal struct {
 
 func journalPath(state string) string { return filepath.Join(state, "journal") }
 
-func writeJournal(state string, j journal) error {
+func (e *Engine) writeJournal(state string, j journal) error {
 	j.Pairs = make([][2]int64, len(j.Extents))
-	for i, e := range j.Extents {
-		j.Pairs[i] = [2]int64{e.Off, e.Len}
+	for i, x := range j.Extents {
+		j.Pairs[i] = [2]int64{x.Off, x.Len}
 	}
 	b, err := json.Marshal(j)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Replace(journalPath(state), 0o600, b, fmt.Appendf(nil, "\n%v\n", chunkstore.Sum(b)))
+	return e.replace(journalPath(state), 0o600, b, fmt.Appendf(nil, "\n%v\n", chunkstore.Sum(b)))
 }
 
 // readJournal returns the journal, or ok false when there is none. A damaged one
@@ -67,4 +66,4 @@ func readJournal(state string) (j journal, ok bool, err error) {
 	return j, true, nil
 }
 
-func removeJournal(state string) error { return atomicfile.Remove(journalPath(state)) }
+func (e *Engine) removeJournal(state string) error { return e.remove(journalPath(state)) }

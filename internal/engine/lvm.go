@@ -127,7 +127,7 @@ func (c *cycle) prepare(ctx context.Context) (Plan, error) {
 	}
 	if c.base.UUID != "" {
 		plan.Actions = append(plan.Actions, fmt.Sprintf("read the exception table of %s and remove it", c.base.FullName()))
-		if u, err := c.LVM.Usage(ctx, dmName(c.base)); err == nil {
+		if u, err := c.usage(ctx, c.base); err == nil {
 			plan.ToRead = min(u.Allocated-u.Metadata+blkbak.ExtentBytes(c.journal.Extents), c.lv.Size)
 		}
 	}
@@ -166,9 +166,7 @@ func (c *cycle) checkRoom(ctx context.Context, plan *Plan) error {
 func (c *cycle) run(ctx context.Context) (catalog.Point, error) {
 	for _, s := range c.stale {
 		c.Logger.Warn("removing a snapshot that an earlier run left behind", "snapshot", s.FullName())
-		if err := c.remove(ctx, s.FullName()); err != nil {
-			return catalog.Point{}, err
-		}
+		c.discard(ctx, s)
 	}
 	if err := c.createNext(ctx); err != nil {
 		return catalog.Point{}, err
@@ -179,7 +177,7 @@ func (c *cycle) run(ctx context.Context) (catalog.Point, error) {
 	}
 	// The point is durable. What follows keeps house; the next run does it if
 	// this one cannot.
-	if err := removeJournal(c.state); err != nil {
+	if err := c.removeJournal(c.state); err != nil {
 		c.Logger.Warn("journal not removed", "err", err)
 	}
 	tag, err := lvm.Tag(tagPoint, p.ID.String())
@@ -207,7 +205,7 @@ func (c *cycle) createNext(ctx context.Context) error {
 	begin := c.Now()
 	if err := c.LVM.CreateSnapshot(ctx, spec); err != nil {
 		err = fmt.Errorf("snapshot %s: %w", c.lv.FullName(), err)
-		if rerr := c.remove(ctx, name); !errors.Is(rerr, blkbak.ErrNotFound) {
+		if rerr := c.removeSnapshot(ctx, name); !errors.Is(rerr, blkbak.ErrNotFound) {
 			err = errors.Join(err, rerr) // half-made, and perhaps not removed
 		}
 		return err
@@ -216,7 +214,7 @@ func (c *cycle) createNext(ctx context.Context) error {
 	// measured from outside.
 	c.read.frozen, c.read.time = c.Now().Sub(begin), c.Now()
 	if c.next, err = c.LVM.Volume(ctx, name); err != nil {
-		return errors.Join(err, c.remove(ctx, name))
+		return errors.Join(err, c.removeSnapshot(ctx, name))
 	}
 	c.read.id.SnapshotUUID = c.next.UUID
 	return nil
@@ -231,15 +229,19 @@ func (c *cycle) fromNext(ctx context.Context) (catalog.Point, error) {
 	}
 	if c.read.mode != blkbak.ModeCOW {
 		// What the journal says is about a base that is not used any more.
-		if err := removeJournal(c.state); err != nil {
+		if err := c.removeJournal(c.state); err != nil {
 			return catalog.Point{}, err
 		}
 	}
-	dev, err := blockdev.Open(c.next.Path, blockdev.Options{Direct: true})
+	dev, err := c.open(c.next.Path)
 	if err != nil {
 		return catalog.Point{}, err
 	}
 	defer dev.Close()
+	if dev.Size() != c.lv.Size {
+		return catalog.Point{}, blkbak.WithHint(fmt.Errorf("volume %s was resized from %d to %d bytes in the middle of the run: %w",
+			c.lv.FullName(), c.lv.Size, dev.Size(), blkbak.ErrBusy), "run it again")
+	}
 	c.read.src = dev
 	if content, err := blockdev.Probe(dev); err == nil {
 		c.read.id.FSType, c.read.id.FSUUID = content.Type, content.UUID
@@ -270,15 +272,17 @@ func (c *cycle) takeOver(ctx context.Context) error {
 		c.read.warnings = append(c.read.warnings, fmt.Sprintf("everything is read and compared by hash: %v", err))
 		c.Logger.Warn("base snapshot not usable", "snapshot", c.base.FullName(), "err", err)
 		c.read.parent = &c.read.latest
-		return c.remove(ctx, c.base.FullName())
+		c.discard(ctx, c.base)
+		return nil
 	}
 	c.read.extents = blkbak.MergeExtents(append(extents, c.journal.Extents...))
-	err = writeJournal(c.state, journal{Origin: c.lv.UUID, Size: c.lv.Size, Base: c.next.UUID,
+	err = c.writeJournal(c.state, journal{Origin: c.lv.UUID, Size: c.lv.Size, Base: c.next.UUID,
 		Parent: c.journal.Parent, Extents: c.read.extents})
 	if err != nil {
 		return err
 	}
-	return c.remove(ctx, c.base.FullName())
+	c.discard(ctx, c.base)
+	return nil
 }
 
 // abandon cleans up after a failed run: a new snapshot that became the base is
@@ -287,11 +291,21 @@ func (c *cycle) abandon(ctx context.Context) error {
 	if j, ok, err := readJournal(c.state); ok && err == nil && j.Base == c.next.UUID {
 		return nil
 	}
-	return c.remove(ctx, c.next.FullName())
+	return c.removeSnapshot(ctx, c.next.FullName())
 }
 
-// remove deletes a snapshot of ours, also when the run is being cancelled.
-func (c *cycle) remove(ctx context.Context, name string) error {
+// discard removes a snapshot that is of no more use. One that stays, since
+// somebody has it mounted perhaps, costs its origin but makes no point wrong:
+// the run goes on with a warning, and the next one tries again.
+func (c *cycle) discard(ctx context.Context, s lvm.Volume) {
+	if err := c.removeSnapshot(ctx, s.FullName()); err != nil && !errors.Is(err, blkbak.ErrNotFound) {
+		c.Logger.Warn("snapshot not removed", "snapshot", s.FullName(), "err", err)
+		c.read.warnings = append(c.read.warnings, fmt.Sprintf("an old snapshot could not be removed: %v", err))
+	}
+}
+
+// removeSnapshot deletes a snapshot of ours, also when the run is being cancelled.
+func (c *cycle) removeSnapshot(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	return c.LVM.Remove(ctx, name)

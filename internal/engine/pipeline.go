@@ -2,8 +2,19 @@ package engine
 
 import (
 	"context"
+	"runtime"
 	"sync"
 )
+
+// inFlight bounds the memory of the pieces of one job, in bytes.
+const inFlight = 64 << 20
+
+// workersFor is how many workers to start where a piece takes so much memory:
+// two a core, since they wait for the device as well, and fewer on a machine
+// with very many cores. There are 2*workers+2 pieces.
+func workersFor(pieceBytes int64) int {
+	return max(1, min(2*runtime.GOMAXPROCS(0), int(inFlight/pieceBytes-2)/2))
+}
 
 // ordered runs a job on pieces in three steps: produce names the pieces one
 // after the other, work is done on several at once, collect takes them in the

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/blkbak/blkbak"
@@ -305,7 +304,7 @@ func (r *restore) run(ctx context.Context, to sink) error {
 		what = "verifying"
 	}
 	var done int64
-	return ordered(ctx, runtime.GOMAXPROCS(0)+1,
+	return ordered(ctx, workersFor(2*r.grain()),
 		func(emit func(func(*piece)) error) error { return r.plan(ctx, emit) },
 		func(ctx context.Context, p *piece) error { return r.load(ctx, p, to) },
 		func(ctx context.Context, p *piece) error {
@@ -315,9 +314,10 @@ func (r *restore) run(ctx context.Context, to sink) error {
 		})
 }
 
+func (r *restore) grain() int64 { return max(batchBytes, r.image.ChunkSize()) }
+
 // plan cuts the image into pieces of data, and holes of any length.
 func (r *restore) plan(ctx context.Context, emit func(func(*piece)) error) error {
-	grain := max(batchBytes, r.image.ChunkSize())
 	for run, err := range r.image.Extents(ctx, 0, r.image.Size()) {
 		if err != nil {
 			return err
@@ -325,7 +325,7 @@ func (r *restore) plan(ctx context.Context, emit func(func(*piece)) error) error
 		for run.Len > 0 {
 			part := run
 			if !run.Zero {
-				part.Len = min(run.Len, grain)
+				part.Len = min(run.Len, r.grain())
 			}
 			if err := emit(func(p *piece) { p.Run = part }); err != nil {
 				return err

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"runtime"
 
 	"github.com/blkbak/blkbak"
 	"github.com/blkbak/blkbak/chunkstore"
@@ -65,7 +64,7 @@ func Root(ctx context.Context, src Source, chunkSize int64, progress func(bytes 
 		}
 		return nil
 	}
-	if err := ordered(ctx, 2*runtime.GOMAXPROCS(0), produce, work, collect); err != nil {
+	if err := ordered(ctx, workersFor(step), produce, work, collect); err != nil {
 		return chunkstore.ID{}, err
 	}
 	root, _, err := builder.Finish()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 
 	"github.com/blkbak/blkbak"
 	"github.com/blkbak/blkbak/chunkstore"
@@ -72,7 +71,7 @@ func (t *transfer) run(ctx context.Context) (out transferred, err error) {
 	if err != nil {
 		return out, err
 	}
-	err = ordered(ctx, 2*runtime.GOMAXPROCS(0), t.plan, t.prepare, func(ctx context.Context, b *batch) error {
+	err = ordered(ctx, workersFor(2*t.batchBytes()), t.plan, t.prepare, func(ctx context.Context, b *batch) error {
 		defer t.progress(b.Len)
 		return t.collect(ctx, builder, b, &out)
 	})
@@ -83,13 +82,15 @@ func (t *transfer) run(ctx context.Context) (out transferred, err error) {
 	return out, err
 }
 
+func (t *transfer) batchBytes() int64 { return max(batchBytes, t.chunk) }
+
 // plan cuts what is to be read into batches.
 func (t *transfer) plan(emit func(func(*batch)) error) error {
 	extent := func(e blkbak.Extent, hole bool) error {
 		for e.Len > 0 {
 			n := e.Len
 			if !hole {
-				n = min(n, max(batchBytes, t.chunk))
+				n = min(n, t.batchBytes())
 			}
 			err := emit(func(b *batch) {
 				b.Extent, b.hole = blkbak.Extent{Off: e.Off, Len: n}, hole
