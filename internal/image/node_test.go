@@ -251,6 +251,28 @@ func checkObjectError(t *testing.T, what string, err, want error, o Object) {
 	}
 }
 
+// TestChunkLength: a chunk of another length is no chunk of this place, whether
+// all of it is read, a part, or it is made longer in a larger device.
+func TestChunkLength(t *testing.T) {
+	m := newStore()
+	d := newDisk(testChunk + 1000)
+	d.chunk(0)[0], d.chunk(1)[0] = 1, 2
+	root, _ := build(t, m, d, chunkstore.ID{}, d.all())
+	id := d.put(t, m, 1)
+	o := Object{id, chunkstore.KindData, blkbak.Extent{Off: testChunk, Len: 1000}}
+	m.lax = true
+	for _, n := range []int{0, 1, 999, 1001, testChunk} {
+		m.objects[id] = make([]byte, n)
+		im := openImage(t, m, root, nil)
+		for _, part := range []int64{0, 998} {
+			_, err := im.ReadAt(make([]byte, 1000-part), testChunk+part)
+			checkObjectError(t, "read", err, blkbak.ErrCorrupt, o)
+		}
+		_, _, err := newBuilder(t, m, 2*testChunk, testChunk, root).Finish()
+		checkObjectError(t, "resize", err, blkbak.ErrCorrupt, o)
+	}
+}
+
 // TestZeroNodeRefused: a stored node that should be the zero name would give
 // equal disks two roots.
 func TestZeroNodeRefused(t *testing.T) {
