@@ -31,6 +31,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
 	a := &app{stdin: stdin, stdout: stdout, stderr: newScreen(stderr), now: time.Now}
 	a.log = slog.New(newNarrator(a.stderr, slog.LevelWarn))
 	a.flags = a.global.flags()
+	a.points = a.namePoints
 	a.tree = a.commands()
 	return a
 }

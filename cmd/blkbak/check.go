@@ -20,10 +20,11 @@ func checkCommand(a *app) *cli.Command {
 			&cli.BoolFlag{Name: "read-data", Destination: &o.ReadData, Usage: "read and decode every stored byte"},
 		},
 		Description: `
-Looks at every file of the repository and at every restore point: that tables and
-checksums are right, that the index agrees with the packs, and that every chunk
-that a point needs is there. With --read-data it also reads every chunk and
-compares it with its name. Names the points that damage affects. Changes nothing.
+Looks at every file of the repository and at every restore point: that tables
+and checksums are right, that the index agrees with the packs, and that every
+chunk that a point needs is there. With --read-data it also reads every chunk
+and compares it with its name. Names the points that damage affects. Changes
+nothing.
 
 Ends with exit code 4 when anything is wrong.
 

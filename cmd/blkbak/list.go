@@ -39,10 +39,10 @@ func listCommand(a *app) *cli.Command {
 		Usage:     "list restore points",
 		ArgsUsage: "[VOLUME]",
 		Description: `
-Shows the points of all volumes, or of one, oldest first. CHANGED is what differs
-from the point before; EXCLUSIVE is what no neighbour has at the same place: about
-what would be free if the point was gone. Both count bytes of the volume, before
-compression.
+Shows the points of all volumes, or of one, oldest first. CHANGED is what
+differs from the point before; EXCLUSIVE is what no neighbour has at the same
+place: about what would be free if the point was gone. Both count bytes of the
+volume, before compression.
 
 Examples:
   blkbak list

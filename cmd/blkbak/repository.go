@@ -64,6 +64,39 @@ func (a *app) withCatalog(c *cli.Context, f func(*chunkstore.Store, *catalog.Cat
 	return hintf(damaged, "see what is affected with: blkbak check")
 }
 
+// namePoints lists what completion offers for POINT and VOLUME: names of volumes,
+// and of points in the forms that are worth typing.
+func (a *app) namePoints(ctx context.Context, prefix string) []string {
+	store, err := a.openStore(ctx, false)
+	if err != nil {
+		return nil // completion is no place for errors
+	}
+	defer store.Close()
+	cat, err := catalog.Load(ctx, store)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	add := func(name string) {
+		if strings.HasPrefix(name, prefix) {
+			names = append(names, name)
+		}
+	}
+	for _, v := range cat.Volumes() {
+		add(v)
+		if strings.Contains(prefix, "@") {
+			add(v + "@latest")
+			add(v + "@oldest")
+		}
+	}
+	if prefix != "" {
+		for _, p := range cat.Points("") {
+			add(p.ID.String())
+		}
+	}
+	return names
+}
+
 // engine makes the engine for a repository, with the host's tools wired to it.
 func (a *app) engine(store *chunkstore.Store) (*engine.Engine, error) {
 	state, err := a.global.state()

@@ -22,10 +22,10 @@ func rootCommand(a *app) *cli.Command {
 			sizeFlag(&chunk, "chunk-size", "the repository's chunk `SIZE`"),
 		},
 		Description: `
-Reads all of a device or image file and prints the root of its image tree. Equal
-bytes have equal roots, however they were stored: when this is the root that
-"show" prints of a point, the device holds what the point holds. No repository is
-needed.
+Reads all of a device or image file and prints the root of its image tree.
+Equal bytes have equal roots, however they were stored: when this is the root
+that "show" prints of a point, the device holds what the point holds. No
+repository is needed.
 
 Examples:
   blkbak root disk.img

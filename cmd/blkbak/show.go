@@ -62,9 +62,9 @@ Examples:
 
 // pointNames is the part of a help text that says how points are named.
 const pointNames = `
-POINT is an ID or the first 4 or more digits of one, or a volume's name and after
-an @ one of: latest, oldest, ~N (N before the latest), tag:KEY=VALUE (the newest
-with it), or a time such as 2026-01-31T23:00 (the newest not after it).`
+POINT is an ID or the first 4 or more digits of one, or a volume's name and
+after an @ one of: latest, oldest, ~N (N before the latest), tag:KEY=VALUE (the
+newest with it), or a time such as 2026-01-31T23:00 (the newest not after it).`
 
 func (a *app) writePoint(w io.Writer, s shownPoint) {
 	parent := s.Parent.String()
