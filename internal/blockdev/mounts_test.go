@@ -60,7 +60,7 @@ func FuzzParseMountInfo(f *testing.F) {
 		var b strings.Builder
 		for _, m := range mounts {
 			if strings.Contains(m.FSType, "\r") || strings.Contains(m.Source, "\r") {
-				t.Skip()
+				return
 			}
 			fmt.Fprintf(&b, "%d %d %d:%d %s %s %s - %s %s x\n", m.ID, m.Parent, m.Major, m.Minor,
 				esc.Replace(m.Root), esc.Replace(m.Point), strings.Join(m.Options, ","), m.FSType, esc.Replace(m.Source))
