@@ -134,7 +134,6 @@ func (d *differ) load(side int, level uint8, i int64, id chunkstore.ID) ([]byte,
 	if buf.id == id && checkInner(buf.raw, want) == nil {
 		return buf.raw, nil
 	}
-	buf.id = chunkstore.ID{} // whatever comes, it is gone
 	raw, err := loadInner(d.ctx, d.get, id, e, want, buf.raw)
 	if err != nil {
 		return nil, err

@@ -150,6 +150,47 @@ func TestObjectsSeen(t *testing.T) {
 	}
 }
 
+// TestDiffPlace: a node that was right in one place is not so in the next.
+func TestDiffPlace(t *testing.T) {
+	m := newStore()
+	leaf := shape{0, 12, 64 * testChunk}.appendNode(nil)
+	setName(leaf, 5, fakeName(5))
+	id, _ := m.Put(t.Context(), chunkstore.KindNode, leaf)
+	top := shape{1, 12, 100 * testChunk}.appendNode(nil)
+	setName(top, 0, id)
+	setName(top, 1, id)
+	root, _ := m.Put(t.Context(), chunkstore.KindNode, top)
+	empty, _ := finish(t, newBuilder(t, m, 100*testChunk, testChunk, chunkstore.ID{}))
+	var err error
+	for _, err = range Diff(t.Context(), m, root, empty) {
+	}
+	checkObjectError(t, "diff", err, blkbak.ErrCorrupt, Object{id, chunkstore.KindNode, blkbak.Extent{Off: 64 * testChunk, Len: 36 * testChunk}})
+}
+
+// TestObjectsEnds: an ended context is one error, whatever the consumer does.
+func TestObjectsEnds(t *testing.T) {
+	m := newStore()
+	d := newDisk(64 * 64 * testChunk)
+	for i := range d.chunks() {
+		d.chunk(i)[0] = 1 + byte(i/64)
+	}
+	root, _ := build(t, m, d, chunkstore.ID{}, d.all())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	errs := 0
+	for o, err := range Objects(ctx, m, root, nil) {
+		if o.ID != root {
+			cancel()
+		}
+		if err != nil {
+			errs++
+		}
+	}
+	if errs != 1 {
+		t.Errorf("%d errors", errs)
+	}
+}
+
 // TestRepetition: the largest device, full of one chunk, is ten objects. What is
 // asked of a part of it costs what the part does, and with a seen that remembers
 // a walk is over at once; otherwise it can be ended.
