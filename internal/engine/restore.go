@@ -5,13 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/blkbak/blkbak"
-	"github.com/blkbak/blkbak/internal/atomicfile"
 	"github.com/blkbak/blkbak/internal/blockdev"
 	"github.com/blkbak/blkbak/internal/catalog"
 	"github.com/blkbak/blkbak/internal/image"
@@ -83,109 +78,6 @@ func (r *restore) toDevice(ctx context.Context, t *deviceTarget, verify bool) er
 	return nil
 }
 
-// deviceTarget is a file or device being restored to.
-type deviceTarget struct {
-	dev   *blockdev.Device
-	fresh bool // a new file: all zeros
-	// verifying: what differs is counted and left as it is.
-	verifying bool
-	temp      string // its name until it is complete
-	path      string
-}
-
-// openTarget opens what is to be written, and refuses what must not be.
-func (e *Engine) openTarget(req RestoreRequest, size int64) (*deviceTarget, error) {
-	path := req.Target
-	_, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return newTargetFile(path, size)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if e.RepoDir != "" && inside(path, e.RepoDir) {
-		return nil, fmt.Errorf("target %s lies in the repository: %w", path, blkbak.ErrUsage)
-	}
-	dev, err := blockdev.Open(path, blockdev.Options{Write: true})
-	if err != nil {
-		return nil, err
-	}
-	refuse := func(err error) (*deviceTarget, error) { return nil, errors.Join(err, dev.Close()) }
-	if dev.IsBlock() {
-		uses, err := blockdev.InUse(path)
-		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
-			return refuse(err)
-		}
-		if len(uses) > 0 {
-			return refuse(blkbak.WithHint(fmt.Errorf("target %s is in use: %v: %w", path, uses[0], blkbak.ErrBusy), "unmount or detach it first"))
-		}
-		if dev.Size() < size {
-			return refuse(fmt.Errorf("target %s has %d bytes, the point %d: %w", path, dev.Size(), size, blkbak.ErrNoSpace))
-		}
-	}
-	if !req.Force {
-		what := fmt.Sprintf("a file of %d bytes", dev.Size())
-		if dev.IsBlock() {
-			what = fmt.Sprintf("a device of %d bytes", dev.Size())
-		}
-		if c, err := blockdev.Probe(dev); err == nil && c.Type != "" {
-			what += fmt.Sprintf(" with %s %s", c.Type, strings.TrimSpace(c.UUID+" "+c.Label))
-		}
-		return refuse(blkbak.WithHint(fmt.Errorf("target %s: %w: %s", path, blkbak.ErrExists, what), "write over it with --force"))
-	}
-	if !dev.IsBlock() && dev.Size() != size {
-		if err := dev.Truncate(size); err != nil {
-			return refuse(err)
-		}
-	}
-	return &deviceTarget{dev: dev, path: path}, nil
-}
-
-// newTargetFile makes a file that takes its name once it is complete.
-func newTargetFile(path string, size int64) (*deviceTarget, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".partial-")
-	if err != nil {
-		return nil, err
-	}
-	if err := f.Close(); err != nil {
-		return nil, err
-	}
-	dev, err := blockdev.Open(f.Name(), blockdev.Options{Write: true})
-	if err == nil {
-		err = dev.Truncate(size)
-	}
-	if err != nil {
-		return nil, errors.Join(err, os.Remove(f.Name()))
-	}
-	return &deviceTarget{dev: dev, fresh: true, temp: f.Name(), path: path}, nil
-}
-
-func inside(path, dir string) bool {
-	abs, err1 := filepath.Abs(path)
-	root, err2 := filepath.Abs(dir)
-	if err1 != nil || err2 != nil {
-		return false
-	}
-	rel, err := filepath.Rel(root, abs)
-	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
-}
-
-// close gives a new file its name if it is complete, and removes it otherwise.
-func (t *deviceTarget) close(complete bool) error {
-	err := t.dev.Close()
-	if t.temp == "" {
-		return err
-	}
-	if err != nil || !complete {
-		return errors.Join(err, os.Remove(t.temp))
-	}
-	// Like any file that a user makes: readable as the umask allows.
-	if err := os.Link(t.temp, t.path); err != nil {
-		return errors.Join(err, os.Remove(t.temp))
-	}
-	return errors.Join(os.Remove(t.temp), atomicfile.SyncDir(filepath.Dir(t.path)))
-}
-
 // sink takes pieces of an image, in order.
 type sink interface {
 	// differs returns which parts of p are not at off yet, comparing in units of
@@ -219,68 +111,6 @@ func (t streamTarget) zero(ctx context.Context, e blkbak.Extent) (int64, error) 
 		e.Len -= int64(n)
 	}
 	return 0, nil
-}
-
-// compareGrain is the unit in which an existing target is compared: a page, so
-// that a restore rewrites about what a guest wrote.
-const compareGrain = 4096
-
-func (t *deviceTarget) differs(p []byte, off int64, scratch []byte) ([]blkbak.Extent, error) {
-	whole := []blkbak.Extent{{Off: off, Len: int64(len(p))}}
-	if t.fresh {
-		return whole, nil
-	}
-	if n, err := t.dev.ReadAt(scratch[:len(p)], off); n < len(p) {
-		return nil, fmt.Errorf("read %d bytes at %d: %w", len(p)-n, off+int64(n), err)
-	}
-	var out []blkbak.Extent
-	for i := 0; i < len(p); i += compareGrain {
-		end := min(i+compareGrain, len(p))
-		if string(p[i:end]) != string(scratch[i:end]) {
-			out = blkbak.AppendExtent(out, blkbak.Extent{Off: off + int64(i), Len: int64(end - i)})
-		}
-	}
-	return out, nil
-}
-
-func (t *deviceTarget) write(p []byte, off int64) error {
-	_, err := t.dev.WriteAt(p, off)
-	return err
-}
-
-func (t *deviceTarget) zero(ctx context.Context, e blkbak.Extent) (int64, error) {
-	if t.fresh {
-		return 0, nil
-	}
-	var dirty int64
-	buf := make([]byte, batchBytes)
-	for off := e.Off; off < e.End(); {
-		data, end, err := t.dev.NextData(off)
-		if errors.Is(err, io.EOF) || err == nil && data >= e.End() {
-			break
-		}
-		if err != nil {
-			return dirty, err
-		}
-		off = max(off, data)
-		n := min(end, e.End(), off+int64(len(buf))) - off
-		if err := ctx.Err(); err != nil {
-			return dirty, err
-		}
-		if m, err := t.dev.ReadAt(buf[:n], off); int64(m) < n {
-			return dirty, fmt.Errorf("read %d bytes at %d: %w", n-int64(m), off+int64(m), err)
-		}
-		if !isZero(buf[:n]) {
-			dirty += n
-			if !t.verifying {
-				if err := t.dev.WriteZeros(off, n); err != nil {
-					return dirty, err
-				}
-			}
-		}
-		off += n
-	}
-	return dirty, nil
 }
 
 // restore decodes an image on all cores and writes it in order.

@@ -35,7 +35,7 @@ func Root(ctx context.Context, src Source, chunkSize int64, progress func(bytes 
 	}
 	work := func(_ context.Context, p *piece) error {
 		if p.buf == nil {
-			p.buf = make([]byte, step)
+			p.buf = make([]byte, min(step, src.Size()))
 		}
 		buf := p.buf[:p.Len]
 		if n, err := src.ReadAt(buf, p.Off); n < len(buf) {
