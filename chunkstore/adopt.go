@@ -10,7 +10,9 @@ import (
 	"github.com/blkbak/blkbak"
 )
 
-// adopt takes over the packs of sessions that died.
+// adopt takes over the packs of sessions that died. It saves work and nothing
+// depends on it: what cannot be taken over is reported and left, so that the
+// remains of one run never keep the next from its work.
 func (w *Session) adopt(ctx context.Context) error {
 	b := w.store.backend
 	sessions, err := b.List(ctx, "sess")
@@ -22,18 +24,11 @@ func (w *Session) adopt(ctx context.Context) error {
 		if err != nil || id == w.id {
 			continue
 		}
-		release, err := b.Hold(ctx, f.Name)
-		if errors.Is(err, blkbak.ErrBusy) || errors.Is(err, blkbak.ErrNotFound) {
-			continue // alive, or ended by now
-		}
-		if err != nil {
-			return err
-		}
-		// The hold is given back when this session has the packs in its hands;
-		// a second adopter would do no harm, only the same work.
-		err = w.adoptFrom(ctx, id)
-		if err = errors.Join(err, release()); err != nil {
-			return fmt.Errorf("adopt session %v: %w", id, err)
+		if err := w.adoptFrom(ctx, id); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			w.store.report(fmt.Errorf("interrupted run %v not adopted: %w", id, err))
 		}
 	}
 	if len(w.dead) == 0 {
@@ -48,15 +43,38 @@ func (w *Session) adopt(ctx context.Context) error {
 		if err != nil || !slices.Contains(w.dead, ref.session) {
 			continue
 		}
-		if err := w.adoptPack(ctx, ref); err != nil {
-			return fmt.Errorf("adopt %s: %w", f.Name, err)
+		table, err := packTable(ctx, b, ref)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			w.store.report(fmt.Errorf("pack of an interrupted run not used: %w", err))
+		default:
+			if err := w.adoptPack(ctx, indexed{ref, table}); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// adoptFrom makes sure that the dead session id never commits.
+// adoptFrom makes sure that the session id never commits, unless it is alive or
+// has ended.
 func (w *Session) adoptFrom(ctx context.Context, id blkbak.PointID) error {
+	b := w.store.backend
+	release, err := b.Hold(ctx, "sess/"+id.String())
+	if errors.Is(err, blkbak.ErrBusy) || errors.Is(err, blkbak.ErrNotFound) {
+		return nil // alive, or ended by now
+	}
+	if err != nil {
+		return err
+	}
+	// The hold is given back once the session is revoked: a second adopter does
+	// no harm, only the same work.
+	return errors.Join(w.revoke(ctx, id), release())
+}
+
+func (w *Session) revoke(ctx context.Context, id blkbak.PointID) error {
 	b := w.store.backend
 	err := b.Create(ctx, outcomeName(id), seal(sealRevoked, nil)...)
 	if errors.Is(err, blkbak.ErrExists) {
@@ -74,25 +92,25 @@ func (w *Session) adoptFrom(ctx context.Context, id blkbak.PointID) error {
 	return err
 }
 
-func (w *Session) adoptPack(ctx context.Context, ref packRef) error {
-	o, err := w.store.backend.Open(ctx, ref.name())
+// adoptPack makes the objects of a pack this session's own.
+func (w *Session) adoptPack(ctx context.Context, in indexed) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range in.table {
+		w.fresh[e.id] = struct{}{}
+	}
+	return w.list(ctx, in)
+}
+
+// packTable reads the table of a pack.
+func packTable(ctx context.Context, b Backend, ref packRef) ([]tableEntry, error) {
+	o, err := b.Open(ctx, ref.name())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer o.Close()
 	_, table, err := readPackTable(ref.name(), o, o.Size())
-	if errors.Is(err, blkbak.ErrCorrupt) {
-		w.store.report(fmt.Errorf("pack of an interrupted run not used: %w", err))
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range table {
-		w.fresh[e.id] = struct{}{}
-	}
-	w.pending = append(w.pending, indexed{ref, table})
-	return nil
+	return table, err
 }
 
 func parsePackName(name string) (ref packRef, err error) {

@@ -2,7 +2,11 @@ package chunkstore
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+
+	"github.com/blkbak/blkbak"
 )
 
 // Backend keeps write-once files by name. Names have one slash, between a
@@ -12,9 +16,10 @@ import (
 // are safe for concurrent use.
 type Backend interface {
 	// Create makes a file of the given pieces. When it returns nil the file is
-	// whole and durable; otherwise it does not exist, or holds what someone
-	// else created: then the error matches blkbak.ErrExists. Of several callers,
-	// in any processes, exactly one succeeds.
+	// whole and durable. If the file exists already the error matches
+	// blkbak.ErrExists. After any other error it does not exist, or it is whole
+	// and nobody knows whether it is durable. Of several callers, in any
+	// processes, at most one succeeds.
 	Create(ctx context.Context, name string, data ...[]byte) error
 
 	// Open gives access to a file.
@@ -49,4 +54,17 @@ type mapper interface {
 type Entry struct {
 	Name string // the whole name, directory included
 	Size int64
+}
+
+// readFull fills b from off on. Too few bytes are damage; that they cannot be
+// read is not, or nobody knows yet.
+func readFull(name string, r io.ReaderAt, b []byte, off int64) error {
+	n, err := r.ReadAt(b, off)
+	switch {
+	case n == len(b):
+		return nil
+	case err == nil || errors.Is(err, io.EOF):
+		return &blkbak.FormatError{Format: name, Off: off + int64(n), Msg: fmt.Sprintf("ends here, %d bytes are missing", len(b)-n)}
+	}
+	return fmt.Errorf("read %s at byte %d: %w", name, off+int64(n), err)
 }

@@ -279,7 +279,7 @@ func TestMergedCache(t *testing.T) {
 		all = append(all, list...)
 	}
 	s = reopen(t, dir)
-	if n := len(s.view.Load().segments); n > smallSegments+1 {
+	if n := len(s.view.segments); n > smallSegments+1 {
 		t.Errorf("%d segments in use", n)
 	}
 	wantAll(t, s, all)

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"math/bits"
@@ -27,7 +29,12 @@ const (
 	indexEntrySize  = 32
 	indexIDSize     = 22 // leading bytes of a name; reading compares the whole
 	maxIndexPacks   = 1 << 24
+	maxIndexEntries = 1<<32 - 1
 	maxFanoutBits   = 20
+
+	// maxPlaces bounds what find returns. Several writers may have stored the
+	// same object at the same time; this many did not.
+	maxPlaces = 16
 )
 
 // location is where an object's frame lies.
@@ -77,6 +84,9 @@ func bucket(id []byte, k int) uint32 {
 // order does not matter. sources is empty except in a merged cache, whose reader
 // compares it with what the cache was made of.
 func writeSegment(w io.Writer, sources []byte, packs []packRef, n int, entries iter.Seq[indexEntry]) error {
+	if len(packs) > maxIndexPacks || uint64(n) > maxIndexEntries {
+		return fmt.Errorf("index of %d packs and %d objects: %w", len(packs), n, errors.ErrUnsupported)
+	}
 	k := fanoutBits(n)
 	b := append([]byte(nil), indexMagic...)
 	b = binary.LittleEndian.AppendUint16(b, indexVersion)
@@ -122,15 +132,18 @@ func buildSegment(packs []packRef, entries []indexEntry) []byte {
 
 func compareEntries(a, b indexEntry) int { return bytes.Compare(a[:], b[:]) }
 
-// segment is an index segment in memory, mapped or built.
+// segment is an index segment in memory, mapped or built. What reads it beyond
+// its shape does so under guarded.
 type segment struct {
 	name    string
 	obj     Object // what to close when the segment goes, or nil
+	whole   []byte
 	sources []byte
 	packs   []byte
 	fanout  []byte
 	entries []byte
 	k       int
+	trusted bool // check was called and found nothing; guarded by who calls it
 }
 
 // parseSegment checks the shape of a segment. The checksum over everything is
@@ -151,10 +164,10 @@ func parseSegment(name string, b []byte) (*segment, error) {
 		return nil, blkbak.Corruptf(name, 8, "version %d, this program knows %d", version, indexVersion)
 	case zero != 0 || flags != 0:
 		return nil, blkbak.Corruptf(name, 11, "unknown flags")
-	case k > maxFanoutBits || packs > maxIndexPacks || entries > uint64(len(b))/indexEntrySize:
+	case k > maxFanoutBits || packs > maxIndexPacks || entries > min(uint64(len(b))/indexEntrySize, maxIndexEntries):
 		return nil, blkbak.Corruptf(name, 10, "%d packs, %d entries, %d fanout bits in %d bytes", packs, entries, k, len(b))
 	}
-	s := &segment{name: name, k: k}
+	s := &segment{name: name, k: k, whole: b}
 	s.sources = c.Bytes(int(sources))
 	s.packs = c.Bytes(int(packs) * indexPackSize)
 	s.fanout = c.Bytes((1<<k + 1) * 4)
@@ -163,20 +176,30 @@ func parseSegment(name string, b []byte) (*segment, error) {
 	return s, c.Done()
 }
 
-// verify checks everything that lookups rely on, against whole, the segment's
-// bytes: checksum, order, fanout and pack numbers.
-func (s *segment) verify(whole []byte) error {
-	body := whole[:len(whole)-len(ID{})]
-	if Sum(body) != ID(whole[len(body):]) {
+// verify checks everything that lookups rely on: checksum, order, fanout and
+// pack numbers.
+func (s *segment) verify() error {
+	body := s.whole[:len(s.whole)-len(ID{})]
+	if Sum(body) != ID(s.whole[len(body):]) {
 		return blkbak.Corruptf(s.name, -1, "checksum does not match")
+	}
+	next := 0 // entries below it are in the buckets seen so far
+	for x := range uint32(1) << s.k {
+		lo, hi := s.mark(x), s.mark(x+1)
+		if lo != next || hi < lo {
+			return blkbak.Corruptf(s.name, -1, "bucket %d of the fanout table is not in order", x)
+		}
+		next = hi
+	}
+	if next != s.count() {
+		return blkbak.Corruptf(s.name, -1, "the fanout table ends at entry %d of %d", next, s.count())
 	}
 	for i := range s.count() {
 		e := s.entry(i)
-		if i > 0 && bytes.Compare(s.entry(i - 1)[:indexIDSize], e[:indexIDSize]) > 0 || int(entryPack(e)) >= len(s.packs)/indexPackSize {
+		x := bucket(e, s.k)
+		if i > 0 && bytes.Compare(s.entry(i - 1)[:indexIDSize], e[:indexIDSize]) > 0 ||
+			i < s.mark(x) || i >= s.mark(x+1) || int(entryPack(e)) >= s.packCount() {
 			return blkbak.Corruptf(s.name, int64(len(body)-len(s.entries)+i*indexEntrySize), "entry %d is out of place", i)
-		}
-		if x := bucket(e, s.k); i < s.mark(x) || i >= s.mark(x+1) {
-			return blkbak.Corruptf(s.name, -1, "entry %d is not where the fanout table says", i)
 		}
 	}
 	return nil
@@ -184,12 +207,15 @@ func (s *segment) verify(whole []byte) error {
 
 func (s *segment) count() int { return len(s.entries) / indexEntrySize }
 
+func (s *segment) packCount() int { return len(s.packs) / indexPackSize }
+
 func (s *segment) entry(i int) []byte {
 	return s.entries[i*indexEntrySize : (i+1)*indexEntrySize]
 }
 
+// mark is number x of the fanout table, never more than there are entries.
 func (s *segment) mark(x uint32) int {
-	return int(binary.LittleEndian.Uint32(s.fanout[x*4:]))
+	return int(min(binary.LittleEndian.Uint32(s.fanout[x*4:]), uint32(s.count())))
 }
 
 func (s *segment) pack(n uint32) packRef {
@@ -200,9 +226,15 @@ func (s *segment) pack(n uint32) packRef {
 // find appends the places where s says that id lies: none or one, or several if
 // writers at the same time stored the same object. A damaged segment may make it
 // miss or name wrong places, never fail.
-func (s *segment) find(id ID, out []location) []location {
+func (s *segment) find(id ID, out []location) (found []location) {
+	found = out // kept when the segment cannot be read
+	_ = guarded(s.name, func() { found = s.search(id, out) })
+	return found
+}
+
+func (s *segment) search(id ID, out []location) []location {
 	x := bucket(id[:], s.k)
-	lo, hi := s.mark(x), min(s.mark(x+1), s.count())
+	lo, hi := s.mark(x), s.mark(x+1)
 	for lo < hi {
 		mid := int(uint(lo+hi) / 2)
 		if bytes.Compare(s.entry(mid)[:indexIDSize], id[:indexIDSize]) < 0 {
@@ -211,12 +243,12 @@ func (s *segment) find(id ID, out []location) []location {
 			hi = mid
 		}
 	}
-	for ; lo < s.count(); lo++ {
+	for end := min(s.count(), lo+maxPlaces); lo < end; lo++ {
 		e := s.entry(lo)
 		if !bytes.Equal(e[:indexIDSize], id[:indexIDSize]) {
 			break
 		}
-		if n := entryPack(e); int(n) < len(s.packs)/indexPackSize {
+		if n := entryPack(e); int(n) < s.packCount() {
 			out = append(out, location{s.pack(n), entryOff(e), entryLen(e)})
 		}
 	}

@@ -34,7 +34,15 @@ func (d localDir) Create(ctx context.Context, name string, data ...[]byte) error
 }
 
 func (d localDir) Open(_ context.Context, name string) (Object, error) {
-	f, err := os.Open(d.path(name))
+	f, err := openLocal(d.path(name))
+	if err != nil {
+		return nil, err // not f, which is nil of a type
+	}
+	return f, nil
+}
+
+func openLocal(path string) (*localFile, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, notFound(err)
 	}
@@ -59,15 +67,33 @@ func (d localDir) List(_ context.Context, dir string) ([]Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		if strings.HasPrefix(n.Name(), atomicfile.TempPrefix) {
-			if time.Since(st.ModTime()) > staleTemp {
-				os.Remove(filepath.Join(d.path(dir), n.Name()))
-			}
+		if isTemp(n.Name()) {
+			removeStale(d.path(dir), st)
 			continue
 		}
 		list = append(list, Entry{dir + "/" + n.Name(), st.Size()})
 	}
 	return list, nil
+}
+
+func isTemp(name string) bool { return strings.HasPrefix(name, atomicfile.TempPrefix) }
+
+// removeStale removes a temporary file that belongs to no one. If it cannot be
+// removed it only takes room.
+func removeStale(dir string, st fs.FileInfo) {
+	if time.Since(st.ModTime()) > staleTemp {
+		os.Remove(filepath.Join(dir, st.Name()))
+	}
+}
+
+// sweepTemp removes what killed processes left half written in dir.
+func sweepTemp(dir string) {
+	names, _ := os.ReadDir(dir)
+	for _, n := range names {
+		if st, err := n.Info(); err == nil && isTemp(n.Name()) {
+			removeStale(dir, st)
+		}
+	}
 }
 
 func (d localDir) Remove(_ context.Context, name string) error {
@@ -82,10 +108,16 @@ func (d localDir) Hold(_ context.Context, name string) (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
+	// No file of a repository is empty: this one was removed a moment ago, and
+	// taking the lock made it again.
+	if st, err := l.File().Stat(); err != nil || st.Size() == 0 {
+		return nil, errors.Join(blkbak.ErrNotFound, err, os.Remove(d.path(name)), l.Unlock())
+	}
 	return l.Unlock, nil
 }
 
-// localFile is an open file, mapped on demand.
+// localFile is an open file. Once it is mapped it is read through the mapping
+// alone, and takes no descriptor: an index may have many segments.
 type localFile struct {
 	*os.File
 	size   int64
@@ -101,17 +133,20 @@ func (f *localFile) Map() ([]byte, error) {
 			return nil, fmt.Errorf("map %s: %w", f.Name(), err)
 		}
 		f.mapped = b
+		if err := f.File.Close(); err != nil {
+			return nil, err
+		}
 	}
 	return f.mapped, nil
 }
 
 func (f *localFile) Close() error {
-	var err error
-	if f.mapped != nil {
-		err = munmap(f.mapped)
-		f.mapped = nil
+	if f.mapped == nil {
+		return f.File.Close()
 	}
-	return errors.Join(err, f.File.Close())
+	b := f.mapped
+	f.mapped = nil
+	return munmap(b)
 }
 
 func notFound(err error) error {

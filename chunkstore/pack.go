@@ -28,6 +28,9 @@ const (
 
 	// maxPack keeps offsets in 32 bits; writers stay far below.
 	maxPack = 1 << 32
+	// maxPackEntries bounds what reading a table takes; writers close a pack of
+	// tiny objects there.
+	maxPackEntries = 1 << 18
 )
 
 // packRef names a pack: the session that wrote it and its number in it.
@@ -97,10 +100,10 @@ func parseFrame(name string, off int64, frame []byte) (e tableEntry, payload []b
 		return e, nil, blkbak.Corruptf(name, off, "no object starts here")
 	case flags != 0:
 		return e, nil, blkbak.Corruptf(name, off+6, "unknown flags %#x", flags)
-	case e.plain == 0 || e.plain > MaxObject:
-		return e, nil, blkbak.Corruptf(name, off+8, "object of %d bytes", e.plain)
+	case e.plain == 0 || e.plain > MaxObject || e.stored > MaxObject:
+		return e, nil, blkbak.Corruptf(name, off+8, "object of %d bytes, %d stored", e.plain, e.stored)
 	}
-	payload = c.Bytes(int(min(e.stored, MaxObject+1)))
+	payload = c.Bytes(int(e.stored))
 	return e, payload, c.Done()
 }
 
@@ -194,6 +197,8 @@ func parsePackTrailer(name string, size int64, b []byte) (t packTrailer, err err
 		return t, blkbak.Corruptf(name, size-20, "version %d, this program knows %d", version, packVersion)
 	case [10]byte(rest) != [10]byte{}:
 		return t, blkbak.Corruptf(name, size-18, "bytes in use that this program does not know")
+	case t.count > maxPackEntries:
+		return t, blkbak.Corruptf(name, size-24, "table of %d entries, the limit is %d", t.count, maxPackEntries)
 	case size > maxPack || table > maxPack || int64(table)+t.count*tableEntrySize+packTrailerSize != size || table < packHeaderSize:
 		return t, blkbak.Corruptf(name, size-32, "table of %d entries at %d in a pack of %d bytes", t.count, table, size)
 	}
@@ -207,15 +212,15 @@ func readPackTable(name string, r io.ReaderAt, size int64) (packTrailer, []table
 		return packTrailer{}, nil, blkbak.Corruptf(name, -1, "%d bytes are too few for a pack", size)
 	}
 	var end [packTrailerSize]byte
-	if _, err := r.ReadAt(end[:], size-packTrailerSize); err != nil && err != io.EOF {
+	if err := readFull(name, r, end[:], size-packTrailerSize); err != nil {
 		return packTrailer{}, nil, err
 	}
 	t, err := parsePackTrailer(name, size, end[:])
 	if err != nil {
 		return t, nil, err
 	}
-	b := make([]byte, t.count*tableEntrySize) // at most the file's size, checked above
-	if _, err := r.ReadAt(b, t.table); err != nil && err != io.EOF {
+	b := make([]byte, t.count*tableEntrySize) // at most 12 MiB, and what the file has
+	if err := readFull(name, r, b, t.table); err != nil {
 		return t, nil, err
 	}
 	if Sum(b) != t.tableSum {

@@ -11,9 +11,10 @@ const openPacks = 64
 
 // packCache keeps packs open for reading. The zero value is ready.
 type packCache struct {
-	mu    sync.Mutex
-	packs map[string]*openPack
-	clock uint64
+	mu     sync.Mutex
+	packs  map[string]*openPack
+	clock  uint64
+	closed bool
 }
 
 type openPack struct {
@@ -26,15 +27,39 @@ type openPack struct {
 
 // open returns the pack; done gives it back.
 func (c *packCache) open(ctx context.Context, b Backend, name string) (*openPack, error) {
+	if p := c.use(name); p != nil {
+		return p, nil
+	}
+	o, err := b.Open(ctx, name) // takes its time, and keeps nobody else waiting
+	if err != nil {
+		return nil, err
+	}
+	return c.add(name, o)
+}
+
+// use returns the pack if it is open.
+func (c *packCache) use(name string) *openPack {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.clock++
 	p := c.packs[name]
-	if p == nil {
-		o, err := b.Open(ctx, name)
-		if err != nil {
-			return nil, err
-		}
+	if p != nil {
+		c.clock++
+		p.users, p.used = p.users+1, c.clock
+	}
+	return p
+}
+
+// add takes o, unless someone else was faster to open the same.
+func (c *packCache) add(name string, o Object) (*openPack, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errors.Join(errClosed, o.Close())
+	}
+	p := c.packs[name]
+	if p != nil {
+		o.Close()
+	} else {
 		if c.packs == nil {
 			c.packs = make(map[string]*openPack)
 		}
@@ -44,8 +69,8 @@ func (c *packCache) open(ctx context.Context, b Backend, name string) (*openPack
 		p = &openPack{Object: o, cache: c}
 		c.packs[name] = p
 	}
-	p.users++
-	p.used = c.clock
+	c.clock++
+	p.users, p.used = p.users+1, c.clock
 	return p, nil
 }
 
@@ -74,6 +99,7 @@ func (p *openPack) done() {
 	}
 }
 
+// close closes what nobody uses, and lets the last user close the rest.
 func (c *packCache) close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -84,6 +110,6 @@ func (c *packCache) close() error {
 			err = errors.Join(err, p.Close())
 		}
 	}
-	c.packs = nil
+	c.packs, c.closed = nil, true
 	return err
 }

@@ -3,7 +3,6 @@ package chunkstore
 import (
 	"context"
 	"encoding/binary"
-	"io"
 
 	"github.com/blkbak/blkbak"
 	"github.com/blkbak/blkbak/internal/binread"
@@ -84,8 +83,5 @@ func readAll(ctx context.Context, b Backend, name string, limit int64) ([]byte, 
 		return nil, blkbak.Corruptf(name, -1, "%d bytes, the limit is %d", o.Size(), limit)
 	}
 	p := make([]byte, o.Size())
-	if _, err := o.ReadAt(p, 0); err != nil && err != io.EOF {
-		return nil, err
-	}
-	return p, nil
+	return p, readFull(name, o, p, 0)
 }

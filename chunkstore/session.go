@@ -29,7 +29,6 @@ type Session struct {
 	dead    []blkbak.PointID // sessions adopted from
 
 	mu       sync.RWMutex
-	view     *view
 	fresh    map[ID]struct{} // objects of packs that no segment lists yet
 	segments []*segment      // written by this session
 	packs    map[Kind]*pack  // being filled
@@ -70,30 +69,50 @@ func (s *Stats) of(k Kind) *KindStats {
 
 // Begin starts a session. Close it in the end, after Commit as well.
 func (s *Store) Begin(ctx context.Context) (*Session, error) {
-	w := &Session{
-		store: s,
-		id:    blkbak.NewPointID(),
-		fresh: make(map[ID]struct{}),
-		packs: make(map[Kind]*pack),
-	}
-	name := "sess/" + w.id.String()
-	if err := s.backend.Create(ctx, name, seal(sealSession, nil)...); err != nil {
-		return nil, err
-	}
-	var err error
-	if w.release, err = s.backend.Hold(ctx, name); err != nil {
+	w := &Session{store: s, fresh: make(map[ID]struct{}), packs: make(map[Kind]*pack)}
+	if err := w.open(ctx); err != nil {
 		return nil, err
 	}
 	// The index is read after the session is open: whoever deletes waits for
 	// open sessions, so that what is seen from here on stays.
-	if err := s.Refresh(ctx); err != nil {
-		return nil, errors.Join(err, w.release())
+	err := s.Refresh(ctx)
+	if err == nil {
+		err = w.adopt(ctx)
 	}
-	w.view = s.view.Load()
-	if err := w.adopt(ctx); err != nil {
-		return nil, errors.Join(err, w.release())
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
 	}
 	return w, nil
+}
+
+// open marks the session as open and takes the hold on its marker. Whoever looks
+// for dead sessions in between may be faster to take the hold: that session is
+// his then, nothing was written in it, and the next one is opened.
+func (w *Session) open(ctx context.Context) error {
+	const patience = 100
+	for range patience {
+		w.id = blkbak.NewPointID()
+		name := "sess/" + w.id.String()
+		if err := w.store.backend.Create(ctx, name, seal(sealSession, nil)...); err != nil {
+			return err
+		}
+		release, err := w.store.backend.Hold(ctx, name)
+		if errors.Is(err, blkbak.ErrBusy) || errors.Is(err, blkbak.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		_, err = w.store.Outcome(ctx, w.id)
+		if errors.Is(err, blkbak.ErrNotFound) {
+			w.release = release
+			return nil
+		}
+		if err = errors.Join(err, release()); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("open a session: %w: others take each one for dead", blkbak.ErrBusy)
 }
 
 // ID names the session, and the point that it commits.
@@ -126,7 +145,7 @@ func (p Prepared) Buffer() []byte { return p.payload }
 func (w *Session) knows(id ID) bool {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	return w.wrote(id) || w.view.has(id)
+	return w.wrote(id) || w.store.Has(id)
 }
 
 func (w *Session) wrote(id ID) bool {
@@ -160,7 +179,7 @@ func (w *Session) Append(ctx context.Context, p Prepared) error {
 	w.fresh[p.ID] = struct{}{}
 	st.New++
 	st.Stored += e.frameLen() + tableEntrySize
-	if len(pk.buf) >= w.store.packSize {
+	if len(pk.buf) >= w.store.packSize || len(pk.table) >= maxPackEntries {
 		w.err = w.writePack(ctx, p.kind)
 	}
 	return w.err
@@ -211,7 +230,13 @@ func (w *Session) wait(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.pending = append(w.pending, indexed{p.ref, slices.Clone(p.table)})
+	return w.list(ctx, indexed{p.ref, slices.Clone(p.table)})
+}
+
+// list enters a durable pack into the index segment to be written next, and
+// writes it once it is large enough.
+func (w *Session) list(ctx context.Context, in indexed) error {
+	w.pending = append(w.pending, in)
 	if w.pendingEntries() >= w.store.segmentEntries {
 		return w.writeSegment(ctx)
 	}
@@ -292,9 +317,12 @@ func (w *Session) Stats() Stats {
 // Commit makes everything durable and publishes body as the session's outcome.
 // When it returns nil the commit is durable. A session commits once.
 //
-// When publishing fails the outcome is uncertain only if the backend's is: Commit
-// looks before it reports an error.
+// After an error that the backend reports of publishing, it is uncertain whether
+// the session committed: the outcome may be there without being durable.
 func (w *Session) Commit(ctx context.Context, body []byte) error {
+	if len(body) > sealMax {
+		return fmt.Errorf("commit with a body of %d bytes: %w", len(body), blkbak.ErrUsage)
+	}
 	if err := w.Flush(ctx); err != nil {
 		return err
 	}
@@ -358,8 +386,8 @@ func (w *Session) Close() error {
 	if w.release == nil {
 		return err
 	}
-	if w.nextPack == 0 && len(w.dead) == 0 {
-		// Nothing to adopt, so nothing to remember.
+	if w.nextPack == 0 && w.nextSeg == 0 {
+		// Nothing was written, so there is nothing to adopt or to sweep.
 		err = errors.Join(err, w.store.backend.Remove(context.Background(), "sess/"+w.id.String()))
 	}
 	err = errors.Join(err, w.release())

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/blkbak/blkbak"
@@ -42,7 +44,10 @@ type Options struct {
 	PackSize int
 }
 
-const defaultPackSize = 32 << 20
+const (
+	defaultPackSize = 32 << 20
+	maxPackSize     = 1 << 30 // far enough below what offsets in a pack can say
+)
 
 // Store is an open repository. It is safe for concurrent use.
 type Store struct {
@@ -54,10 +59,18 @@ type Store struct {
 	packSize       int
 	segmentEntries int
 
-	view    atomic.Pointer[view]
-	refresh sync.Mutex // taken to replace view
-	packs   packCache
+	packs packCache
+
+	refresh sync.Mutex              // taken to make a new view
+	ended   map[blkbak.PointID]bool // under refresh: outcomes read so far, see committed
+
+	// mu is held, shared, for as long as a lookup is at work in view. Whoever
+	// replaces the view, holding refresh, may unmap the old one after that.
+	mu   sync.RWMutex
+	view *view // nil once the store is closed
 }
+
+var errClosed = errors.New("repository is closed")
 
 // Init makes a repository in the local directory dir, which must be empty or
 // missing. chunkSize 0 means DefaultChunkSize.
@@ -65,19 +78,20 @@ func Init(ctx context.Context, dir string, chunkSize int64) (Config, error) {
 	if chunkSize == 0 {
 		chunkSize = DefaultChunkSize
 	}
-	if chunkSize < 4<<10 || chunkSize > MaxObject || chunkSize&(chunkSize-1) != 0 {
-		return Config{}, fmt.Errorf("chunk size %d: %w: want a power of two from 4 KiB to %d MiB", chunkSize, blkbak.ErrUsage, MaxObject>>20)
+	if err := checkChunkSize(chunkSize); err != nil {
+		return Config{}, err
 	}
 	names, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return Config{}, err
 	}
 	for _, n := range names {
-		// An earlier Init that was interrupted leaves directories at most.
 		if n.Name() == "config" {
 			return Config{}, fmt.Errorf("repository %s: %w", dir, blkbak.ErrExists)
 		}
-		if !n.IsDir() {
+		// An earlier Init that was interrupted leaves directories and a temporary
+		// file; a new filesystem has a directory of its own.
+		if !slices.Contains(directories, n.Name()) && n.Name() != "lost+found" && !strings.HasPrefix(n.Name(), atomicfile.TempPrefix) {
 			return Config{}, blkbak.WithHint(fmt.Errorf("directory %s is not empty: %w", dir, blkbak.ErrExists),
 				"name a directory that is empty or does not exist")
 		}
@@ -87,12 +101,23 @@ func Init(ctx context.Context, dir string, chunkSize int64) (Config, error) {
 			return Config{}, err
 		}
 	}
+	// Whoever made dir itself, its name is to be as durable as what goes into it.
+	if err := atomicfile.SyncDir(filepath.Dir(filepath.Clean(dir))); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return Config{}, err
+	}
 	c := Config{ID: blkbak.NewPointID(), Created: blkbak.Time(time.Now()), ChunkSize: chunkSize, Features: []string{}}
 	body, err := json.Marshal(c)
 	if err != nil {
 		return c, err
 	}
 	return c, localDir{dir}.Create(ctx, "config", seal(sealConfig, body)...)
+}
+
+func checkChunkSize(n int64) error {
+	if n < 4<<10 || n > MaxObject || n&(n-1) != 0 {
+		return fmt.Errorf("chunk size %d: %w: want a power of two from 4 KiB to %d MiB", n, blkbak.ErrUsage, MaxObject>>20)
+	}
+	return nil
 }
 
 // Open opens the repository in the local directory dir.
@@ -115,16 +140,18 @@ func OpenBackend(ctx context.Context, b Backend, o Options) (*Store, error) {
 	if o.PackSize == 0 {
 		o.PackSize = defaultPackSize
 	}
+	if o.PackSize < 0 || o.PackSize > maxPackSize {
+		return nil, fmt.Errorf("pack size %d: %w: want at most %d", o.PackSize, blkbak.ErrUsage, maxPackSize)
+	}
 	s := &Store{backend: b, cache: o.CacheDir, report: o.Report, packSize: o.PackSize, segmentEntries: segmentEntries}
 	var err error
 	if s.config, err = readConfig(ctx, b); err != nil {
 		return nil, err
 	}
-	v, err := s.loadView(ctx)
-	if err != nil {
+	s.view = &view{}
+	if err := s.Refresh(ctx); err != nil {
 		return nil, err
 	}
-	s.view.Store(v)
 	return s, nil
 }
 
@@ -143,6 +170,9 @@ func readConfig(ctx context.Context, b Backend) (c Config, err error) {
 	if err := json.Unmarshal(body, &c); err != nil {
 		return c, &blkbak.FormatError{Format: "config", Off: sealHeader, Err: err}
 	}
+	if err := checkChunkSize(c.ChunkSize); err != nil || c.ID.IsZero() {
+		return c, &blkbak.FormatError{Format: "config", Off: sealHeader, Msg: fmt.Sprintf("repository %q", c.ID), Err: err}
+	}
 	if len(c.Features) > 0 {
 		return c, fmt.Errorf("repository uses features that this program does not know: %v: %w", c.Features, errors.ErrUnsupported)
 	}
@@ -152,70 +182,77 @@ func readConfig(ctx context.Context, b Backend) (c Config, err error) {
 // Config returns what the repository says of itself.
 func (s *Store) Config() Config { return s.config }
 
-// Close gives back files and mappings. The store is of no use afterwards.
+// Close gives back files and mappings, after lookups that are under way. The
+// store is of no use afterwards.
 func (s *Store) Close() error {
 	s.refresh.Lock()
 	defer s.refresh.Unlock()
-	var err error
-	if v := s.view.Swap(nil); v != nil {
-		err = v.close()
-	}
-	return errors.Join(err, s.packs.close())
-}
-
-// Refresh looks again at what other processes committed.
-func (s *Store) Refresh(ctx context.Context) error {
-	s.refresh.Lock()
-	defer s.refresh.Unlock()
-	v, err := s.loadView(ctx)
-	if err != nil {
-		return err
-	}
-	// The old view's mappings stay until Close: readers may be in the middle of
-	// a lookup, and pages of a mapping cost nothing once they are not touched.
-	v.older = s.view.Swap(v)
-	return nil
+	return errors.Join(s.swap(nil), s.packs.close())
 }
 
 // Has tells whether the object id is stored and committed. It looks at the
 // index only.
-func (s *Store) Has(id ID) bool { return s.view.Load().has(id) }
+func (s *Store) Has(id ID) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.view != nil && s.view.has(id)
+}
+
+// find appends the places where the index says that id lies, and returns the
+// view that says so.
+func (s *Store) find(id ID, out []location) ([]location, *view) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.view == nil {
+		return out, nil
+	}
+	return s.view.find(id, out), s.view
+}
+
+// Files returns the names of the packs that hold the object id as the index has
+// it, none if it is not stored and committed.
+func (s *Store) Files(id ID) []string {
+	places, _ := s.find(id, nil)
+	names := make([]string, len(places))
+	for i, l := range places {
+		names[i] = l.pack.name()
+	}
+	return names
+}
 
 // Get returns the plaintext of object id, in dst's memory where its capacity
 // suffices. What it returns is what the name promises: anything else is an error
 // that matches blkbak.ErrCorrupt; an object that is not there, ErrNotFound.
 func (s *Store) Get(ctx context.Context, id ID, dst []byte) ([]byte, error) {
-	plain, err := s.get(ctx, s.view.Load(), id, dst)
+	plain, used, err := s.get(ctx, id, dst)
 	if err == nil || ctx.Err() != nil {
 		return plain, err
 	}
-	// Another process may have committed objects since the index was read, and
-	// what is cached of it is not above suspicion.
-	before := s.view.Load()
-	if before.merged {
-		os.Remove(s.mergedPath())
-	}
-	if rerr := s.Refresh(ctx); rerr != nil || s.view.Load().same(before) && !before.merged {
+	if changed, rerr := s.reconsider(ctx, used); rerr != nil || !changed {
 		return nil, err
 	}
-	return s.get(ctx, s.view.Load(), id, dst)
+	plain, _, err = s.get(ctx, id, dst)
+	return plain, err
 }
 
-func (s *Store) get(ctx context.Context, v *view, id ID, dst []byte) ([]byte, error) {
+func (s *Store) get(ctx context.Context, id ID, dst []byte) ([]byte, *view, error) {
 	var room [4]location
-	places := v.find(id, room[:0])
+	places, v := s.find(id, room[:0])
+	if v == nil {
+		return nil, nil, errClosed
+	}
 	if len(places) == 0 {
-		return nil, fmt.Errorf("object %v: %w", id, blkbak.ErrNotFound)
+		return nil, v, fmt.Errorf("object %v: %w", id, blkbak.ErrNotFound)
 	}
 	var errs error
 	for _, l := range places {
 		plain, err := s.readAt(ctx, l, id, dst)
 		if err == nil {
-			return plain, nil
+			return plain, v, nil
 		}
 		errs = errors.Join(errs, err)
 	}
-	return nil, blkbak.WithHint(errs, "find out what else is damaged with: blkbak check --read-data")
+	return nil, v, blkbak.WithHint(errs, "find out what else is damaged with: blkbak check --read-data")
 }
 
 // frames lends memory for stored frames.
@@ -226,7 +263,7 @@ func (s *Store) readAt(ctx context.Context, l location, id ID, dst []byte) ([]by
 	name := l.pack.name()
 	o, err := s.packs.open(ctx, s.backend, name)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("object %v: %w", id, err)
 	}
 	defer o.done()
 	p := frames.Get().(*[]byte)
@@ -235,12 +272,12 @@ func (s *Store) readAt(ctx context.Context, l location, id ID, dst []byte) ([]by
 		*p = make([]byte, l.len) // at most 16 MiB: the index has 24 bits for it
 	}
 	b := (*p)[:l.len]
-	if n, err := o.ReadAt(b, l.off); n < len(b) {
-		return nil, &blkbak.FormatError{Format: name, Off: l.off, Msg: "object " + id.String(), Err: err}
+	if err := readFull(name, o, b, l.off); err != nil {
+		return nil, fmt.Errorf("object %v: %w", id, err)
 	}
 	e, payload, err := parseFrame(name, l.off, b)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("object %v: %w", id, err)
 	}
 	e.id = id
 	return e.object(name, dst, payload)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/blkbak/blkbak"
@@ -12,7 +13,7 @@ import (
 
 // Problem is one thing that is wrong with a repository's files.
 type Problem struct {
-	Kind   string // "config", "pack", "object", "index", "point", "stray"
+	Kind   string // "config", "pack", "object", "index", "point", "session", "stray"
 	File   string
 	Object ID // for a damaged object
 	Err    error
@@ -37,7 +38,7 @@ type VerifyOptions struct {
 // by the files alone, not by the index that reading uses. The error is for what
 // kept it from looking, not for what it found.
 func (s *Store) Verify(ctx context.Context, o VerifyOptions) (Summary, error) {
-	v := verifier{Store: s, VerifyOptions: o}
+	v := verifier{Store: s, VerifyOptions: o, unusable: make(map[packRef]bool)}
 	if _, err := readConfig(ctx, s.backend); err != nil {
 		v.Report(Problem{Kind: "config", File: "config", Err: err})
 	}
@@ -52,7 +53,16 @@ func (s *Store) Verify(ctx context.Context, o VerifyOptions) (Summary, error) {
 type verifier struct {
 	*Store
 	VerifyOptions
-	sum Summary
+	sum      Summary
+	unusable map[packRef]bool // reported already
+}
+
+// badPack reports a pack, once.
+func (v *verifier) badPack(ref packRef, err error) {
+	if !v.unusable[ref] {
+		v.unusable[ref] = true
+		v.Report(Problem{Kind: "pack", File: ref.name(), Err: err})
+	}
 }
 
 func (v *verifier) packFiles(ctx context.Context) error {
@@ -70,7 +80,7 @@ func (v *verifier) packFiles(ctx context.Context) error {
 			continue
 		}
 		if err := v.packFile(ctx, ref); err != nil && !errors.Is(err, blkbak.ErrNotFound) {
-			v.Report(Problem{Kind: "pack", File: f.Name, Err: err})
+			v.badPack(ref, err)
 		}
 	}
 	return nil
@@ -96,7 +106,7 @@ func (v *verifier) packFile(ctx context.Context, ref packRef) error {
 
 func (v *verifier) packHeader(ref packRef, o Object) error {
 	var h [packHeaderSize]byte
-	if _, err := o.ReadAt(h[:], 0); err != nil {
+	if err := readFull(ref.name(), o, h[:], 0); err != nil {
 		return err
 	}
 	return checkPackHeader(ref.name(), ref, h[:])
@@ -106,41 +116,55 @@ func (v *verifier) packHeader(ref packRef, o Object) error {
 // over them.
 func (v *verifier) packBody(ref packRef, o Object, trailer packTrailer, table []tableEntry) error {
 	name, h := ref.name(), newHash()
-	if err := v.packHeader(ref, o); err != nil {
-		return err
+	var b, plain []byte
+	bad, err := 0, v.packHeader(ref, o)
+	if err != nil {
+		bad++ // and the objects behind it may be good all the same
+		v.badPack(ref, err)
 	}
-	b := make([]byte, packHeaderSize)
-	if _, err := o.ReadAt(b, 0); err != nil {
+	b = make([]byte, packHeaderSize)
+	if err := readFull(name, o, b, 0); err != nil {
 		return err
 	}
 	h.Write(b)
-	var plain []byte
 	for _, want := range table {
 		b = slices.Grow(b[:0], int(want.frameLen()))[:want.frameLen()]
-		if _, err := o.ReadAt(b, int64(want.off)); err != nil {
-			return &blkbak.FormatError{Format: name, Off: int64(want.off), Msg: "object " + want.id.String(), Err: err}
-		}
-		h.Write(b)
-		got, payload, err := parseFrame(name, int64(want.off), b)
-		got.id = want.id
-		if err == nil && got != want {
-			err = blkbak.Corruptf(name, int64(want.off), "object and table disagree")
-		}
+		err := readFull(name, o, b, int64(want.off))
 		if err == nil {
-			plain, err = want.object(name, plain, payload)
+			h.Write(b)
+			plain, err = want.checkFrame(name, b, plain)
 		}
 		if err != nil {
-			v.Report(Problem{Kind: "object", File: name, Object: want.id, Err: err})
+			bad++
+			v.Report(Problem{Kind: "object", File: name, Object: want.id, Err: fmt.Errorf("object %v: %w", want.id, err)})
 		}
 		v.sum.Bytes += int64(len(b))
 		if v.Progress != nil {
 			v.Progress(int64(len(b)))
 		}
 	}
-	if ID(h.Sum(nil)) != trailer.bodySum {
+	if bad == 0 && ID(h.Sum(nil)) != trailer.bodySum {
 		return blkbak.Corruptf(name, -1, "checksum of the pack does not match")
 	}
 	return nil
+}
+
+// checkFrame decodes a frame, in plain's memory where it can, and compares it
+// with its table entry.
+func (e tableEntry) checkFrame(name string, frame, plain []byte) ([]byte, error) {
+	got, payload, err := parseFrame(name, int64(e.off), frame)
+	got.id = e.id
+	if err == nil && got != e {
+		err = blkbak.Corruptf(name, int64(e.off), "object and table disagree")
+	}
+	if err != nil {
+		return plain, err
+	}
+	out, err := e.object(name, plain, payload)
+	if err != nil {
+		return plain, err
+	}
+	return out, nil
 }
 
 func (v *verifier) indexFiles(ctx context.Context) error {
@@ -152,6 +176,10 @@ func (v *verifier) indexFiles(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if !isIndexName(f.Name) {
+			v.Report(Problem{Kind: "stray", File: f.Name, Err: fmt.Errorf("%s: not the name of an index segment", f.Name)})
+			continue
+		}
 		if err := v.indexFile(ctx, f.Name); err != nil && !errors.Is(err, blkbak.ErrNotFound) {
 			v.Report(Problem{Kind: "index", File: f.Name, Err: err})
 		}
@@ -159,46 +187,49 @@ func (v *verifier) indexFiles(ctx context.Context) error {
 	return nil
 }
 
+func isIndexName(name string) bool {
+	session, n, _ := strings.Cut(strings.TrimPrefix(name, "idx/"), "-")
+	_, err := blkbak.ParsePointID(session)
+	num, nerr := strconv.ParseUint(n, 10, 32)
+	return err == nil && nerr == nil && strconv.FormatUint(num, 10) == n
+}
+
 func (v *verifier) indexFile(ctx context.Context, name string) error {
-	o, err := v.backend.Open(ctx, name)
+	seg, err := openSegment(ctx, v.backend, name)
 	if err != nil {
 		return err
 	}
-	defer o.Close()
-	b := make([]byte, o.Size())
-	if _, err := o.ReadAt(b, 0); err != nil {
+	defer seg.close()
+	if err := seg.check(); err != nil {
 		return err
 	}
-	seg, err := parseSegment(name, b)
-	if err != nil {
-		return err
-	}
-	if err := seg.verify(b); err != nil {
-		return err
-	}
-	byPack := make([][]int, len(seg.packs)/indexPackSize)
-	for i := range seg.count() {
-		n := entryPack(seg.entry(i))
-		byPack[n] = append(byPack[n], i)
-	}
-	for n, entries := range byPack {
-		if err := v.indexedPack(ctx, seg, seg.pack(uint32(n)), entries); err != nil {
-			return err
+	ferr := guarded(name, func() {
+		byPack := make([][]int, seg.packCount())
+		for i := range seg.count() {
+			n := entryPack(seg.entry(i))
+			byPack[n] = append(byPack[n], i)
 		}
-	}
-	return nil
+		for n, entries := range byPack {
+			if err = v.indexedPack(ctx, seg, seg.pack(uint32(n)), entries); err != nil {
+				return
+			}
+		}
+	})
+	return errors.Join(err, ferr)
 }
 
 // indexedPack compares what a segment says of one pack with the pack's own table.
 func (v *verifier) indexedPack(ctx context.Context, seg *segment, ref packRef, entries []int) error {
-	o, err := v.backend.Open(ctx, ref.name())
-	if err != nil {
-		return blkbak.Corruptf(seg.name, -1, "lists %d objects of a pack that cannot be opened: %v", len(entries), err)
+	if v.unusable[ref] {
+		return nil // nothing to compare with
 	}
-	defer o.Close()
-	_, table, err := readPackTable(ref.name(), o, o.Size())
+	table, err := packTable(ctx, v.backend, ref)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err != nil {
-		return blkbak.Corruptf(seg.name, -1, "lists %d objects of a damaged pack: %v", len(entries), err)
+		v.badPack(ref, fmt.Errorf("%s, of which %s lists %d objects: %w", ref.name(), seg.name, len(entries), err))
+		return nil
 	}
 	at := make(map[int64]tableEntry, len(table))
 	for _, e := range table {
@@ -210,6 +241,9 @@ func (v *verifier) indexedPack(ctx context.Context, seg *segment, ref packRef, e
 		if !ok || t.frameLen() != entryLen(e) || [indexIDSize]byte(t.id[:indexIDSize]) != [indexIDSize]byte(e[:indexIDSize]) {
 			return blkbak.Corruptf(seg.name, -1, "entry %d does not agree with %s", i, ref.name())
 		}
+	}
+	if len(entries) < len(table) {
+		return blkbak.Corruptf(seg.name, -1, "lists %d of the %d objects of %s", len(entries), len(table), ref.name())
 	}
 	return nil
 }
@@ -233,8 +267,8 @@ func (v *verifier) pointFiles(ctx context.Context) error {
 	return nil
 }
 
-// sessionFiles looks at the markers: nothing reads what is in them, but a changed
-// bit tells of a medium that is going bad.
+// sessionFiles looks at the markers, in which nothing but a changed bit can be
+// wrong, and for sessions whose outcome was lost.
 func (v *verifier) sessionFiles(ctx context.Context) error {
 	files, err := v.backend.List(ctx, "sess")
 	if err != nil {
@@ -245,110 +279,28 @@ func (v *verifier) sessionFiles(ctx context.Context) error {
 		if errors.Is(err, blkbak.ErrNotFound) {
 			continue
 		}
+		var what uint16
 		if err == nil {
-			_, _, err = unseal(f.Name, b)
+			what, _, err = unseal(f.Name, b)
+		}
+		if err == nil && what != sealSession {
+			err = blkbak.Corruptf(f.Name, 10, "not the marker of a session")
 		}
 		if err != nil {
-			v.Report(Problem{Kind: "stray", File: f.Name, Err: err})
+			v.Report(Problem{Kind: "session", File: f.Name, Err: err})
 		}
 	}
-	return nil
-}
-
-// RebuildIndex makes an index of every pack that no sound segment of a committed
-// session lists whole, from the packs alone, and drops segments that are damaged.
-// It returns the number of packs indexed.
-func (s *Store) RebuildIndex(ctx context.Context) (int, error) {
-	w, err := s.Begin(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer w.Close()
-	visible, err := visibleSegments(ctx, s.backend)
-	if err != nil {
-		return 0, err
-	}
-	listed := make(map[packRef]int) // entries by pack
-	var damaged []string
-	for _, name := range visible {
-		err := s.countEntries(ctx, name, listed)
-		if errors.Is(err, blkbak.ErrCorrupt) {
-			damaged = append(damaged, name)
-		} else if err != nil {
-			return 0, err
+	v.refresh.Lock()
+	index, err := v.listIndex(ctx)
+	v.refresh.Unlock()
+	lost := ""
+	for _, name := range index.orphans {
+		session, _, _ := strings.Cut(strings.TrimPrefix(name, "idx/"), "-")
+		if session != lost {
+			v.Report(Problem{Kind: "point", File: "points/" + session,
+				Err: blkbak.Corruptf("points/"+session, -1, "is gone, and %s is of this session", name)})
 		}
+		lost = session
 	}
-	n, err := w.indexUnlisted(ctx, listed)
-	if err != nil {
-		return 0, err
-	}
-	if n > 0 || len(damaged) > 0 {
-		if err := w.Commit(ctx, nil); err != nil {
-			return 0, err
-		}
-	}
-	for _, name := range damaged {
-		if err := s.backend.Remove(ctx, name); err != nil {
-			return n, err
-		}
-	}
-	return n, s.Refresh(ctx)
-}
-
-// countEntries adds the number of entries that a sound segment has of each pack.
-func (s *Store) countEntries(ctx context.Context, name string, listed map[packRef]int) error {
-	b, err := readAll(ctx, s.backend, name, 1<<40)
-	if err != nil {
-		return err
-	}
-	seg, err := parseSegment(name, b)
-	if err == nil {
-		err = seg.verify(b)
-	}
-	if err != nil {
-		return err
-	}
-	for i := range seg.count() {
-		listed[seg.pack(entryPack(seg.entry(i)))]++
-	}
-	return nil
-}
-
-// indexUnlisted takes packs into the session's next segment as if it had written
-// them itself.
-func (w *Session) indexUnlisted(ctx context.Context, listed map[packRef]int) (int, error) {
-	files, err := w.store.backend.List(ctx, "packs")
-	if err != nil {
-		return 0, err
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := 0
-	for _, f := range files {
-		ref, err := parsePackName(f.Name)
-		if err != nil || slices.ContainsFunc(w.pending, func(in indexed) bool { return in.ref == ref }) {
-			continue
-		}
-		o, err := w.store.backend.Open(ctx, f.Name)
-		if err != nil {
-			return n, err
-		}
-		_, table, err := readPackTable(f.Name, o, o.Size())
-		o.Close()
-		switch {
-		case errors.Is(err, blkbak.ErrCorrupt):
-			w.store.report(fmt.Errorf("pack not indexed: %w", err))
-		case err != nil:
-			return n, fmt.Errorf("index %s: %w", f.Name, err)
-		case len(table) > listed[ref]:
-			w.pending = append(w.pending, indexed{ref, table})
-			n++
-		}
-		if w.pendingEntries() >= w.store.segmentEntries {
-			if err := w.writeSegment(ctx); err != nil {
-				return n, err
-			}
-		}
-	}
-	return n, nil
+	return err
 }

@@ -1,99 +1,247 @@
 package chunkstore
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"iter"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/blkbak/blkbak"
-	"github.com/blkbak/blkbak/internal/atomicfile"
 )
 
-// view is the index as it was when it was loaded: the segments of committed
-// sessions. It does not change.
+// view is the index as it was when it was loaded: the segments that counted then.
+// It does not change. Views that follow each other share their segments.
 type view struct {
+	names    []string // of the files that count, sorted
 	segments []*segment
-	names    []string // of what is in segments, sorted; a merged cache counts as its sources
-	damaged  []error  // segments that could not be used
-	merged   bool     // one of the segments is the merged cache
-	older    *view    // a view that this one replaced, kept mapped
+	merged   *segment // the one of segments that is the merged cache, or nil
+	damaged  []error  // files that could not be used
 }
 
-// smallSegments is how many segments a view reads one by one. Beyond it they are
+// smallSegments is how many segments a view reads one by one before they are
 // merged into a file of the cache directory, so that the cost of a lookup does
-// not grow with the number of runs.
-const smallSegments = 12
+// not grow with the number of runs. Where the merged file is much larger than
+// what it would take in, merging waits for up to manySegments.
+const (
+	smallSegments = 12
+	manySegments  = 64
+)
 
 // verifyLimit is the size up to which a segment's checksum is worth its time at
 // every start.
 const verifyLimit = 1 << 20
 
-func (s *Store) loadView(ctx context.Context) (*view, error) {
-	visible, err := visibleSegments(ctx, s.backend)
+// Refresh looks again at what other processes committed.
+func (s *Store) Refresh(ctx context.Context) error {
+	s.refresh.Lock()
+	defer s.refresh.Unlock()
+	_, err := s.reload(ctx)
+	return err
+}
+
+// reconsider does what can make an object readable that was not with the view
+// used: someone may have committed it since, and what is cached of the index is
+// not above suspicion. It tells whether looking again is worth while.
+func (s *Store) reconsider(ctx context.Context, used *view) (bool, error) {
+	s.refresh.Lock()
+	defer s.refresh.Unlock()
+	switch {
+	case s.view == nil || used == nil:
+		return false, nil
+	case s.view != used:
+		return true, nil // someone else was here in the meantime
+	}
+	if m := used.merged; m != nil && !m.trusted {
+		// Once for each cached file, or every object that is damaged would cost
+		// reading all of it.
+		if m.trusted = m.check() == nil; !m.trusted {
+			s.dropMerged()
+			return true, s.replace(ctx, used.names, &view{})
+		}
+	}
+	return s.reload(ctx)
+}
+
+// reload makes the view what it should be now, and tells whether it changed.
+// s.refresh is held.
+func (s *Store) reload(ctx context.Context) (changed bool, err error) {
+	if s.view == nil {
+		return false, errClosed
+	}
+	// A file that goes between the listing and its opening was listed anew by
+	// someone who made the index again.
+	for range 3 {
+		var files indexFiles
+		if files, err = s.listIndex(ctx); err != nil {
+			return false, err
+		}
+		if len(s.view.damaged) == 0 && slices.Equal(files.visible, s.view.names) {
+			return false, nil
+		}
+		if err = s.replace(ctx, files.visible, s.view); !errors.Is(err, blkbak.ErrNotFound) {
+			break
+		}
+	}
+	return err == nil, err
+}
+
+// replace makes the files named the view, with what old has open of them.
+// s.refresh is held.
+func (s *Store) replace(ctx context.Context, names []string, old *view) error {
+	v, err := s.loadView(ctx, names, old)
+	if err != nil {
+		return err
+	}
+	return s.swap(v)
+}
+
+// swap puts v in the place of the view there is, and unmaps what v does not
+// share with it: lookups hold s.mu, so none is at work in the old view then.
+func (s *Store) swap(v *view) error {
+	s.mu.Lock()
+	old := s.view
+	s.view = v
+	s.mu.Unlock()
+	return old.closeBut(v)
+}
+
+// indexFiles are the files of the index by what they are worth, sorted.
+type indexFiles struct {
+	// visible count: their session committed, or its outcome is there and cannot
+	// be read, when points made later may rest on its objects.
+	visible []string
+	// orphans have a session without an outcome and without a marker: the outcome
+	// was lost. They are visible as well, for the same reason.
+	orphans []string
+}
+
+// listIndex looks at which index files count. s.refresh is held.
+func (s *Store) listIndex(ctx context.Context) (f indexFiles, err error) {
+	// In this order, what is neither marked as open nor has ended was damaged: a
+	// session has its marker before it writes, and until it has an outcome.
+	files, err := s.backend.List(ctx, "idx")
+	if err != nil {
+		return f, err
+	}
+	markers, err := s.backend.List(ctx, "sess")
+	if err != nil {
+		return f, err
+	}
+	open := make(map[string]bool, len(markers))
+	for _, m := range markers {
+		open[strings.TrimPrefix(m.Name, "sess/")] = true
+	}
+	committed, err := s.committed(ctx)
+	if err != nil {
+		return f, err
+	}
+	for _, e := range files {
+		session, _, _ := strings.Cut(strings.TrimPrefix(e.Name, "idx/"), "-")
+		id, err := blkbak.ParsePointID(session)
+		if err != nil {
+			continue // not ours: check names it
+		}
+		ok, ended := committed[id]
+		if !ended && !open[session] {
+			f.orphans = append(f.orphans, e.Name)
+		}
+		if ok || !ended && !open[session] {
+			f.visible = append(f.visible, e.Name)
+		}
+	}
+	slices.Sort(f.visible)
+	slices.Sort(f.orphans)
+	return f, nil
+}
+
+// committed tells of each session that ended whether what it wrote counts. What
+// was read once is not read again: outcomes never change.
+func (s *Store) committed(ctx context.Context) (map[blkbak.PointID]bool, error) {
+	files, err := s.backend.List(ctx, "points")
 	if err != nil {
 		return nil, err
 	}
-	v := &view{names: visible}
-	rest := visible
-	if merged := s.openMerged(visible); merged != nil {
-		v.segments, v.merged = append(v.segments, merged), true
-		rest = without(visible, strings.Split(string(merged.sources), "\n"))
+	now := make(map[blkbak.PointID]bool, len(files))
+	known := make(map[blkbak.PointID]bool, len(files))
+	for _, f := range files {
+		id, err := blkbak.ParsePointID(strings.TrimPrefix(f.Name, "points/"))
+		if err != nil {
+			continue // not ours: check names it
+		}
+		if ok, seen := s.ended[id]; seen {
+			now[id], known[id] = ok, ok
+			continue
+		}
+		o := readOutcome(ctx, s.backend, id)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case errors.Is(o.Err, blkbak.ErrNotFound):
+			continue // removed since the listing
+		case o.Err != nil:
+			now[id] = true
+		default:
+			now[id], known[id] = o.Committed, o.Committed
+		}
+	}
+	s.ended = known
+	return now, nil
+}
+
+// loadView makes a view of the index files named. What old has open of them is
+// shared, and stays open if loadView fails.
+func (s *Store) loadView(ctx context.Context, names []string, old *view) (v *view, err error) {
+	v = &view{names: names}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, v.closeBut(old))
+		}
+	}()
+	have := make(map[string]*segment)
+	for _, seg := range old.segments {
+		have[seg.name] = seg
+	}
+	rest := names
+	use := func(merged *segment) {
+		if merged != nil {
+			rest, v.merged = without(names, merged.sourceNames()), merged
+		}
+	}
+	if old.merged != nil && len(without(old.merged.sourceNames(), names)) == 0 {
+		use(old.merged)
+	}
+	if v.merged == nil || len(rest) > smallSegments {
+		use(s.openMerged(names)) // nobody has opened it yet, or it was made anew
+	}
+	if v.merged != nil {
+		v.segments = append(v.segments, v.merged)
 	}
 	for _, name := range rest {
-		seg, err := openSegment(ctx, s.backend, name)
+		seg := have[name]
+		if seg == nil {
+			seg, err = openSegment(ctx, s.backend, name)
+		}
 		switch {
 		case errors.Is(err, blkbak.ErrCorrupt):
 			// What it lists is not found until the index is made anew; nothing
 			// wrong is read.
 			s.report(fmt.Errorf("index segment not used: %w", err))
 			v.damaged = append(v.damaged, err)
-			continue
+			err = nil
 		case err != nil:
-			return nil, errors.Join(err, v.close())
+			return nil, err
+		default:
+			v.segments = append(v.segments, seg)
 		}
-		v.segments = append(v.segments, seg)
 	}
-	if len(rest) > smallSegments && len(v.damaged) == 0 {
-		s.mergeSegments(v)
+	if v.wantsMerge(len(rest)) {
+		return v, s.mergeSegments(v, old)
 	}
 	return v, nil
 }
 
-// visibleSegments lists the segments that count: those of committed sessions. A
-// session whose outcome cannot be read counts as committed, because points made
-// later may rest on its objects.
-func visibleSegments(ctx context.Context, b Backend) ([]string, error) {
-	outcomes, err := readOutcomes(ctx, b)
-	if err != nil {
-		return nil, err
-	}
-	committed := make(map[string]bool)
-	for _, o := range outcomes {
-		committed[o.Session.String()] = o.Committed || o.Err != nil
-	}
-	files, err := b.List(ctx, "idx")
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, f := range files {
-		session, _, _ := strings.Cut(strings.TrimPrefix(f.Name, "idx/"), "-")
-		if committed[session] {
-			names = append(names, f.Name)
-		}
-	}
-	slices.Sort(names)
-	return names, nil
-}
-
-// without returns the members of the sorted list a that are not in b.
+// without returns the members of the list a that are not in b.
 func without(a, b []string) []string {
 	skip := make(map[string]bool, len(b))
 	for _, x := range b {
@@ -108,171 +256,50 @@ func openSegment(ctx context.Context, b Backend, name string) (*segment, error) 
 		return nil, err
 	}
 	seg, err := mapSegment(name, o)
+	if err == nil && o.Size() <= verifyLimit {
+		err = seg.check()
+	}
 	if err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
 	return seg, nil
 }
 
-func mapSegment(name string, o Object) (*segment, error) {
+// maxSegmentRead is the largest segment that is read where it cannot be mapped.
+// Sessions write them of about 10 MiB.
+const maxSegmentRead = 256 << 20
+
+// mapSegment opens o as a segment and checks its shape. Unless it fails, o
+// belongs to the segment.
+func mapSegment(name string, o Object) (seg *segment, err error) {
 	var b []byte
-	var err error
 	if m, ok := o.(mapper); ok {
 		b, err = m.Map()
+	} else if o.Size() > maxSegmentRead {
+		err = blkbak.Corruptf(name, -1, "%d bytes, the limit is %d", o.Size(), maxSegmentRead)
 	} else {
 		b = make([]byte, o.Size())
-		_, err = o.ReadAt(b, 0)
+		err = readFull(name, o, b, 0)
 	}
 	if err != nil {
 		return nil, err
 	}
-	seg, err := parseSegment(name, b)
+	if ferr := guarded(name, func() { seg, err = parseSegment(name, b) }); ferr != nil {
+		return nil, ferr
+	}
 	if err != nil {
 		return nil, err
-	}
-	if len(b) <= verifyLimit {
-		if err := seg.verify(b); err != nil {
-			return nil, err
-		}
 	}
 	seg.obj = o
 	return seg, nil
 }
 
-func (s *Store) mergedPath() string {
-	return filepath.Join(s.cache, "index-"+s.config.ID.String())
-}
-
-// openMerged opens the merged segment in the cache if all that it was made of is
-// still visible.
-func (s *Store) openMerged(visible []string) *segment {
-	if s.cache == "" {
-		return nil
+// check is verify for a segment that may not be readable.
+func (s *segment) check() (err error) {
+	if ferr := guarded(s.name, func() { err = s.verify() }); ferr != nil {
+		return ferr
 	}
-	f, err := os.Open(s.mergedPath())
-	if err != nil {
-		return nil
-	}
-	st, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil
-	}
-	o := &localFile{File: f, size: st.Size()}
-	seg, err := mapSegment("cached index", o)
-	if err != nil || len(without(strings.Split(string(seg.sources), "\n"), visible)) > 0 {
-		o.Close()
-		return nil
-	}
-	return seg
-}
-
-// mergeSegments writes v's segments as one into the cache and makes v use it. It
-// is a matter of speed alone: if it fails, v is as good as before.
-func (s *Store) mergeSegments(v *view) {
-	if s.cache == "" {
-		return
-	}
-	err := os.MkdirAll(s.cache, 0o700)
-	if err == nil {
-		err = atomicfile.ReplaceFrom(s.mergedPath(), 0o600, v.writeMerged)
-	}
-	if err != nil {
-		s.report(fmt.Errorf("index cache not written: %w", err))
-		return
-	}
-	if seg := s.openMerged(v.names); seg != nil {
-		for _, old := range v.segments {
-			old.close()
-		}
-		v.segments = []*segment{seg}
-		v.merged = true
-	}
-}
-
-// writeMerged encodes one segment out of all of v's.
-func (v *view) writeMerged(w io.Writer) error {
-	var packs []packRef
-	number := make(map[packRef]uint32)
-	var runs []mergeRun
-	total := 0
-	for _, s := range v.segments {
-		run := mergeRun{segment: s, renumber: make([]uint32, len(s.packs)/indexPackSize)}
-		for i := range run.renumber {
-			ref := s.pack(uint32(i))
-			n, ok := number[ref]
-			if !ok {
-				n = uint32(len(packs))
-				number[ref] = n
-				packs = append(packs, ref)
-			}
-			run.renumber[i] = n
-		}
-		for i := range s.count() {
-			if int(entryPack(s.entry(i))) >= len(run.renumber) {
-				return blkbak.Corruptf(s.name, -1, "entry %d names no pack", i)
-			}
-		}
-		total += s.count()
-		runs = append(runs, run)
-	}
-	return writeSegment(w, []byte(strings.Join(v.names, "\n")), packs, total, mergeRuns(runs))
-}
-
-// mergeRun is a segment on its way into a merged one.
-type mergeRun struct {
-	*segment
-	renumber []uint32 // its pack numbers in the merged segment
-	next     int
-}
-
-func (r *mergeRun) head() indexEntry {
-	e := indexEntry(r.entry(r.next))
-	e.setPack(r.renumber[entryPack(e[:])])
-	return e
-}
-
-// mergeRuns yields the entries of all runs in order.
-func mergeRuns(runs []mergeRun) iter.Seq[indexEntry] {
-	return func(yield func(indexEntry) bool) {
-		var h runHeap
-		for _, r := range runs {
-			if r.next = 0; r.count() > 0 {
-				h = append(h, heapRun{r.head(), r})
-			}
-		}
-		heap.Init(&h)
-		for len(h) > 0 {
-			top := &h[0]
-			if !yield(top.entry) {
-				return
-			}
-			if top.run.next++; top.run.next == top.run.count() {
-				heap.Pop(&h)
-				continue
-			}
-			top.entry = top.run.head()
-			heap.Fix(&h, 0)
-		}
-	}
-}
-
-type heapRun struct {
-	entry indexEntry
-	run   mergeRun
-}
-
-type runHeap []heapRun
-
-func (h runHeap) Len() int           { return len(h) }
-func (h runHeap) Less(i, j int) bool { return compareEntries(h[i].entry, h[j].entry) < 0 }
-func (h runHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *runHeap) Push(x any)        { *h = append(*h, x.(heapRun)) }
-func (h *runHeap) Pop() any {
-	old := *h
-	last := old[len(old)-1]
-	*h = old[:len(old)-1]
-	return last
+	return err
 }
 
 func (v *view) find(id ID, out []location) []location {
@@ -286,12 +313,14 @@ func (v *view) has(id ID) bool {
 	return slices.ContainsFunc(v.segments, func(s *segment) bool { return s.has(id) })
 }
 
-func (v *view) same(o *view) bool { return slices.Equal(v.names, o.names) }
-
-func (v *view) close() error {
+// closeBut closes the segments that are not in keep as well.
+func (v *view) closeBut(keep *view) error {
+	if v == nil {
+		return nil
+	}
 	var err error
-	for ; v != nil; v = v.older {
-		for _, s := range v.segments {
+	for _, s := range v.segments {
+		if keep == nil || !slices.Contains(keep.segments, s) {
 			err = errors.Join(err, s.close())
 		}
 	}

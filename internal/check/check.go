@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/blkbak/blkbak"
 	"github.com/blkbak/blkbak/chunkstore"
@@ -19,7 +20,7 @@ type Options struct {
 
 // Error is one thing that is wrong.
 type Error struct {
-	Kind   string           `json:"kind"`   // config, pack, object, index, point, history, stray, missing
+	Kind   string           `json:"kind"`   // config, pack, object, index, point, history, session, stray, missing
 	Object string           `json:"object"` // name of an object, or ""
 	File   string           `json:"pack"`   // file of the repository, or ""
 	Points []blkbak.PointID `json:"points"` // that cannot be restored whole
@@ -39,9 +40,12 @@ type Report struct {
 // Run checks a repository. The error is for what kept it from looking; what it
 // found is in the report.
 func Run(ctx context.Context, store *chunkstore.Store, o Options) (Report, error) {
-	c := checker{store: store, nodes: make(map[chunkstore.ID]bool), bad: make(map[chunkstore.ID]int), report: Report{Errors: []Error{}}}
-	if err := store.Refresh(ctx); err != nil {
-		return c.report, err
+	c := checker{
+		store:   store,
+		suspect: make(map[string]bool),
+		nodes:   make(map[chunkstore.ID]bool),
+		bad:     make(map[chunkstore.ID]int),
+		report:  Report{Errors: []Error{}},
 	}
 	sum, err := store.Verify(ctx, chunkstore.VerifyOptions{ReadData: o.ReadData, Progress: o.Progress, Report: c.problem})
 	c.report.Packs, c.report.Objects, c.report.Bytes = sum.Packs, sum.Objects, sum.Bytes
@@ -52,6 +56,11 @@ func Run(ctx context.Context, store *chunkstore.Store, o Options) (Report, error
 	if err != nil {
 		return c.report, err
 	}
+	// The index is read after the points, or those that were committed since
+	// would seem to miss their objects.
+	if err := store.Refresh(ctx); err != nil {
+		return c.report, err
+	}
 	c.points(cat)
 	for _, p := range cat.Points("") {
 		if err := c.walk(ctx, p); err != nil {
@@ -59,10 +68,8 @@ func Run(ctx context.Context, store *chunkstore.Store, o Options) (Report, error
 		}
 	}
 	if len(c.bad) > 0 {
-		for _, p := range cat.Points("") {
-			if err := c.affected(ctx, p); err != nil {
-				return c.report, err
-			}
+		if err := c.affected(ctx, cat.Points("")); err != nil {
+			return c.report, err
 		}
 	}
 	c.report.OK = len(c.report.Errors) == 0
@@ -70,10 +77,11 @@ func Run(ctx context.Context, store *chunkstore.Store, o Options) (Report, error
 }
 
 type checker struct {
-	store  *chunkstore.Store
-	nodes  map[chunkstore.ID]bool // trees below these were walked
-	bad    map[chunkstore.ID]int  // objects that cannot be had: their place in Errors
-	report Report
+	store   *chunkstore.Store
+	suspect map[string]bool        // packs with something wrong: what is in them is read, not taken for granted
+	nodes   map[chunkstore.ID]bool // trees below these were walked
+	bad     map[chunkstore.ID]int  // objects that cannot be had: their place in Errors
+	report  Report
 }
 
 // add records an error; each object is reported once.
@@ -86,10 +94,19 @@ func (c *checker) add(kind, file string, object chunkstore.ID, err error) {
 		e.Object = object.String()
 		c.bad[object] = len(c.report.Errors)
 	}
+	if id, perr := blkbak.ParsePointID(strings.TrimPrefix(file, "points/")); kind == "point" && perr == nil {
+		e.Points = append(e.Points, id)
+	}
 	c.report.Errors = append(c.report.Errors, e)
 }
 
-func (c *checker) problem(p chunkstore.Problem) { c.add(p.Kind, p.File, p.Object, p.Err) }
+// problem takes what the store finds wrong with its files.
+func (c *checker) problem(p chunkstore.Problem) {
+	if p.Kind == "pack" || p.Kind == "object" {
+		c.suspect[p.File] = true
+	}
+	c.add(p.Kind, p.File, p.Object, p.Err)
+}
 
 // points reports what the catalog itself finds wrong. Files that do not unseal
 // were reported by the store already.
@@ -97,8 +114,10 @@ func (c *checker) points(cat *catalog.Catalog) {
 	c.report.Points = len(cat.Points(""))
 	for _, err := range cat.Damaged() {
 		var f *blkbak.FormatError
-		if errors.As(err, &f) && len(f.Format) > 6 && f.Format[:6] == "point " {
-			c.add("point", "points/"+f.Format[6:], chunkstore.ID{}, err)
+		if errors.As(err, &f) {
+			if id, ok := strings.CutPrefix(f.Format, "point "); ok {
+				c.add("point", "points/"+id, chunkstore.ID{}, err)
+			}
 		}
 	}
 	for _, err := range cat.CheckHistory() {
@@ -106,42 +125,46 @@ func (c *checker) points(cat *catalog.Catalog) {
 	}
 }
 
-// walk sees that every object below a point's root is there. Subtrees that an
-// earlier point has too are passed over.
+// walk sees that every object below a point's root is there, and that the tree is
+// of the size that the point says. Subtrees that an earlier point has too are
+// passed over.
 func (c *checker) walk(ctx context.Context, p catalog.Point) error {
+	im, err := image.Open(ctx, c.store, p.Root, nil)
+	if err == nil && (im.Size() != p.Size || im.ChunkSize() != p.ChunkSize) {
+		c.add("point", "points/"+p.ID.String(), chunkstore.ID{}, blkbak.Corruptf("point "+p.ID.String(), -1,
+			"says %d bytes in chunks of %d, its map is for %d in chunks of %d", p.Size, p.ChunkSize, im.Size(), im.ChunkSize()))
+	}
 	seen := func(id chunkstore.ID) bool { return c.nodes[id] }
 	for o, err := range image.Objects(ctx, c.store, p.Root, seen) {
+		if err == nil && o.Kind == chunkstore.KindData {
+			err = c.object(ctx, o.ID)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case errors.Is(err, blkbak.ErrNotFound):
+			c.add("missing", "", o.ID, err)
 		case err != nil:
 			c.add("object", "", o.ID, err)
 		case o.Kind == chunkstore.KindNode:
 			c.nodes[o.ID] = true
-		case !c.store.Has(o.ID):
-			c.add("missing", "", o.ID, fmt.Errorf("object %v: %w", o.ID, blkbak.ErrNotFound))
 		}
 	}
 	return nil
 }
 
-// affected adds the point to every error whose object it needs.
-func (c *checker) affected(ctx context.Context, p catalog.Point) error {
-	visited := make(map[chunkstore.ID]bool)
-	for o := range image.Objects(ctx, c.store, p.Root, func(id chunkstore.ID) bool { return visited[id] }) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		i, bad := c.bad[o.ID]
-		if bad || o.Kind == chunkstore.KindNode {
-			visited[o.ID] = true // seen again under another place, it is the same news
-		}
-		if l := len(c.report.Errors); bad && i < l {
-			pts := &c.report.Errors[i].Points
-			if n := len(*pts); n == 0 || (*pts)[n-1] != p.ID {
-				*pts = append(*pts, p.ID)
-			}
+// object tells what is wrong with an object, by reading it if all that is known
+// of it is that it should be in a pack with something wrong.
+func (c *checker) object(ctx context.Context, id chunkstore.ID) error {
+	files := c.store.Files(id)
+	for _, f := range files {
+		if !c.suspect[f] {
+			return nil
 		}
 	}
-	return nil
+	if len(files) == 0 {
+		return fmt.Errorf("object %v: %w", id, blkbak.ErrNotFound)
+	}
+	_, err := c.store.Get(ctx, id, nil)
+	return err
 }

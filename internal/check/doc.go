@@ -7,4 +7,9 @@
 // changes nothing. Its memory grows with the number of tree nodes, about 64 bytes
 // for 4 MiB of distinct data at the default sizes, and not with the number of
 // points.
+//
+// With ReadData every changed, missing or added bit of a file is found. Two things
+// leave no trace in the files that remain: a point that stored nothing new, if its
+// file and with it the point is gone, and the newest points of a repository that
+// was put back to an earlier state as a whole.
 package check
