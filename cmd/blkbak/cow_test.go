@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/blkbak/blkbak"
+	"github.com/blkbak/blkbak/cow"
 )
 
 // cowFiles puts stores that a kernel made into dir; where they come from is told
@@ -37,7 +39,54 @@ func cowFiles(dir string) error {
 			return err
 		}
 	}
-	return os.WriteFile(filepath.Join(dir, "zeros"), make([]byte, 64<<10), 0o600)
+	if err := os.WriteFile(filepath.Join(dir, "zeros"), make([]byte, 64<<10), 0o600); err != nil {
+		return err
+	}
+	return imageFiles(d, dir)
+}
+
+// imageFiles unpacks a volume before and after writes, t0 and t1, and the store
+// of the snapshot that was made between, cow.
+func imageFiles(d *zstd.Decoder, dir string) error {
+	for _, name := range []string{"t1", "cow"} {
+		packed, err := os.ReadFile(filepath.Join("../../cow/testdata/boundary-257", name+".zst"))
+		if err != nil {
+			return err
+		}
+		data, err := d.DecodeAll(packed, nil)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			return err
+		}
+	}
+	t1, err := os.ReadFile(filepath.Join(dir, "t1"))
+	if err != nil {
+		return err
+	}
+	store, err := os.Open(filepath.Join(dir, "cow"))
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	st, err := store.Stat()
+	if err != nil {
+		return err
+	}
+	s, err := cow.Read(context.Background(), store, st.Size(), cow.Options{OriginSize: int64(len(t1))})
+	if err != nil {
+		return err
+	}
+	overlay, err := s.Overlay(context.Background(), bytes.NewReader(t1))
+	if err != nil {
+		return err
+	}
+	t0, err := io.ReadAll(overlay)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "t0"), t0, 0o600)
 }
 
 // TestCowDump compares the extents of real stores with what another reader, not

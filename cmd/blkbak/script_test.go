@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +20,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"blkbak":       main,
 		"blkbak-waits": mainThatWaits,
+		"damage":       damage,
+		"roots-equal":  rootsEqual,
 	})
 }
 
@@ -83,4 +87,36 @@ func mainThatWaits() {
 	code := a.report(a.run(ctx, os.Args[1:]))
 	stop()
 	os.Exit(code)
+}
+
+// damage changes a byte in the middle of the first file of a directory.
+func damage() {
+	files, err := os.ReadDir(os.Args[1])
+	if err == nil && len(files) > 0 {
+		name := filepath.Join(os.Args[1], files[0].Name())
+		var b []byte
+		if b, err = os.ReadFile(name); err == nil {
+			b[len(b)/2] ^= 0x40
+			err = os.WriteFile(name, b, 0o600)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// rootsEqual tells whether the text of the first file, a root, is what a line
+// "root NAME" of the second says.
+func rootsEqual() {
+	root, err := os.ReadFile(os.Args[1])
+	if err != nil || len(root) != 65 {
+		fmt.Fprintln(os.Stderr, "no root:", string(root), err)
+		os.Exit(1)
+	}
+	shown, err := os.ReadFile(os.Args[2])
+	if err != nil || !strings.Contains(string(shown), "root       "+string(root)) {
+		fmt.Fprintln(os.Stderr, string(shown), err)
+		os.Exit(1)
+	}
 }
