@@ -92,7 +92,7 @@ func orNone(s string) string {
 // before and after: what was listed by a snapshot that is whole afterwards is
 // everything that changed.
 func (c *cycle) readBase(ctx context.Context) ([]blkbak.Extent, error) {
-	usage, err := c.usage(ctx, c.base)
+	status, err := c.status(ctx, c.base)
 	if err != nil {
 		return nil, err
 	}
@@ -101,12 +101,11 @@ func (c *cycle) readBase(ctx context.Context) ([]blkbak.Extent, error) {
 		return nil, err
 	}
 	defer dev.Close()
-	areas := max(0, usage.Metadata/c.base.ChunkSize-1)
-	s, err := cow.Read(ctx, dev, dev.Size(), cow.Options{OriginSize: c.lv.Size, Areas: areas})
+	s, err := cow.Read(ctx, dev, dev.Size(), cow.Options{OriginSize: c.lv.Size, Areas: status.Areas(c.base.ChunkSize)})
 	if err != nil {
 		return nil, fmt.Errorf("exception store of %s: %w", c.base.FullName(), err)
 	}
-	if _, err := c.usage(ctx, c.base); err != nil {
+	if _, err := c.status(ctx, c.base); err != nil {
 		return nil, err
 	}
 	return wholeChunks(s.All(), c.read.parent.ChunkSize, c.lv.Size), nil
@@ -125,16 +124,14 @@ func wholeChunks(extents iter.Seq[blkbak.Extent], chunk, size int64) []blkbak.Ex
 	return out
 }
 
-// usage asks how a snapshot fares. One that lost anything is an error.
-func (c *cycle) usage(ctx context.Context, s lvm.Volume) (lvm.Usage, error) {
-	u, err := c.LVM.Usage(ctx, dmName(s))
-	switch {
-	case err != nil:
-		return u, err
-	case u.Failed != "":
-		return u, fmt.Errorf("snapshot %s: the kernel says %q: %w", s.FullName(), u.Failed, blkbak.ErrNeedsFull)
-	case u.Target != cow.TargetSnapshot || s.ChunkSize <= 0:
-		return u, fmt.Errorf("snapshot %s is a %q: %w", s.FullName(), u.Target, blkbak.ErrNeedsFull)
+// status asks how a snapshot fares. One that lost anything is an error.
+func (c *cycle) status(ctx context.Context, s lvm.Volume) (cow.Status, error) {
+	st, err := c.LVM.Status(ctx, dmName(s))
+	if err == nil {
+		err = st.Usable()
 	}
-	return u, nil
+	if err != nil {
+		err = fmt.Errorf("snapshot %s: %w", s.FullName(), err)
+	}
+	return st, err
 }

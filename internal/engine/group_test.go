@@ -199,28 +199,28 @@ func (l worldLVM) Metadata(_ context.Context, vg string) (text []byte, err error
 	return text, err
 }
 
-func (l worldLVM) Usage(_ context.Context, dmName string) (u lvm.Usage, err error) {
+func (l worldLVM) Status(_ context.Context, dmName string) (st cow.Status, err error) {
 	err = l.do("lvm status "+dmName, func() error {
 		for _, v := range l.volumes {
 			if lvm.DMName(v.VG, v.Name, "") != dmName {
 				continue
 			}
-			u = lvm.Usage{Target: cow.TargetSnapshot}
+			st = cow.Status{Target: cow.Target{Kind: cow.TargetSnapshot}, State: cow.StateActive}
 			switch {
 			case v.Kind != lvm.KindSnapshot:
-				u.Target = "linear"
+				return fmt.Errorf("device %s is no snapshot: %w", dmName, blkbak.ErrUsage)
 			case !v.Valid:
-				u.Failed = "Invalid"
+				st.State = cow.StateInvalid
 			default:
-				u.Metadata = (v.areas() + 1) * v.ChunkSize
-				u.Allocated = u.Metadata + int64(len(v.excepted))*v.ChunkSize
-				u.Total = v.Size
+				st.Metadata = (v.areas() + 1) * v.ChunkSize
+				st.Allocated = st.Metadata + int64(len(v.excepted))*v.ChunkSize
+				st.Total = v.Size
 			}
 			return nil
 		}
 		return fmt.Errorf("device %s: %w", dmName, blkbak.ErrNotFound)
 	})
-	return u, err
+	return st, err
 }
 
 func (l worldLVM) CreateSnapshot(_ context.Context, s lvm.Spec) error {

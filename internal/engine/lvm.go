@@ -21,7 +21,7 @@ type LVM interface {
 	Volumes(ctx context.Context, vg string) ([]lvm.Volume, error)
 	Group(ctx context.Context, vg string) (lvm.Group, error)
 	Metadata(ctx context.Context, vg string) ([]byte, error)
-	Usage(ctx context.Context, dmName string) (lvm.Usage, error)
+	Status(ctx context.Context, dmName string) (cow.Status, error)
 	CreateSnapshot(ctx context.Context, s lvm.Spec) error
 	Remove(ctx context.Context, name string) error
 	Retag(ctx context.Context, name string, remove, add []string) error
@@ -127,7 +127,7 @@ func (c *cycle) prepare(ctx context.Context) (Plan, error) {
 	}
 	if c.base.UUID != "" {
 		plan.Actions = append(plan.Actions, fmt.Sprintf("read the exception table of %s and remove it", c.base.FullName()))
-		if u, err := c.usage(ctx, c.base); err == nil {
+		if u, err := c.status(ctx, c.base); err == nil {
 			plan.ToRead = min(u.Allocated-u.Metadata+blkbak.ExtentBytes(c.journal.Extents), c.lv.Size)
 		}
 	}
@@ -254,8 +254,11 @@ func (c *cycle) fromNext(ctx context.Context) (catalog.Point, error) {
 	c.read.finish = func(r *read) error {
 		// Reading a snapshot that overflowed fails; the check is for what may
 		// have been read in the same moment.
-		_, err := c.usage(ctx, c.next)
-		return blkbak.WithHint(err, "give the snapshot more room with --cow-size")
+		_, err := c.status(ctx, c.next)
+		if errors.Is(err, blkbak.ErrNeedsFull) {
+			err = blkbak.WithHint(fmt.Errorf("%w: %v", blkbak.ErrNoSpace, err), "give the snapshot more room with --cow-size")
+		}
+		return err
 	}
 	return c.commit(ctx, c.read)
 }

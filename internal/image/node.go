@@ -13,7 +13,7 @@ import (
 // Limits of the format.
 const (
 	MinChunkSize = 4 << 10
-	MaxChunkSize = 16 << 20
+	MaxChunkSize = chunkstore.MaxObject
 	MaxSize      = 1 << 62 // of a device, in bytes
 )
 

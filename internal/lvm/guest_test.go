@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/blkbak/blkbak"
+	"github.com/blkbak/blkbak/cow"
 	"github.com/blkbak/blkbak/internal/run"
 )
 
@@ -72,12 +73,8 @@ func TestGuestLife(t *testing.T) {
 	if err := os.WriteFile(a.Path, make([]byte, 512), 0); err == nil {
 		t.Error("a read-only snapshot can be written to")
 	}
-	table, err := l.Table(ctx, DMName("g-1", "blkbak-a", ""))
-	if err != nil || table.Target != "snapshot" || !table.Persistent || table.ChunkSize != 16<<10 {
-		t.Errorf("%+v, %v", table, err)
-	}
-	use, err := l.Usage(ctx, DMName("g-1", "blkbak-a", ""))
-	if err != nil || use.Failed != "" || use.Total != 8<<20 || use.Metadata != 2*16<<10 {
+	use, err := l.Status(ctx, DMName("g-1", "blkbak-a", ""))
+	if err != nil || use.Usable() != nil || use.Total != 8<<20 || use.Metadata != 2*16<<10 {
 		t.Errorf("%+v, %v", use, err)
 	}
 	if _, err := os.Stat(a.COWPath()); err != nil {
@@ -104,7 +101,7 @@ func TestGuestLife(t *testing.T) {
 	if v, err := l.Volume(ctx, "g-1/blkbak-b"); err != nil || v.Valid || !v.Active {
 		t.Errorf("overflowed: %+v, %v", v, err)
 	}
-	if u, err := l.Usage(ctx, DMName("g-1", "blkbak-b", "")); err != nil || u.Failed != "Invalid" {
+	if u, err := l.Status(ctx, DMName("g-1", "blkbak-b", "")); err != nil || u.State != cow.StateInvalid {
 		t.Errorf("overflowed: %+v, %v", u, err)
 	}
 	busy, err := os.Open("/dev/g-1/blkbak-b")

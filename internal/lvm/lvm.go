@@ -7,10 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/blkbak/blkbak"
+	"github.com/blkbak/blkbak/cow"
 	"github.com/blkbak/blkbak/internal/run"
 )
 
@@ -154,33 +154,24 @@ func (t *Tools) Metadata(ctx context.Context, vg string) (text []byte, err error
 // maxMetadata bounds a group's metadata text: LVM's own areas are 1 MiB.
 const maxMetadata = 16 << 20
 
-// Usage asks the kernel how full the device-mapper device name is. The device's
-// name comes from DMName.
-func (t *Tools) Usage(ctx context.Context, name string) (Usage, error) {
-	line, err := t.dm(ctx, "status", name)
-	if err != nil {
-		return Usage{}, err
-	}
-	return parseUsage(line)
-}
-
-// Table asks the kernel what the device-mapper device name is made of.
-func (t *Tools) Table(ctx context.Context, name string) (Table, error) {
-	line, err := t.dm(ctx, "table", name)
-	if err != nil {
-		return Table{}, err
-	}
-	return parseTable(line)
-}
-
-// dm asks for the first, and for snapshots only, target of a device.
-func (t *Tools) dm(ctx context.Context, verb, name string) (string, error) {
+// Status asks the kernel how the snapshot that is the device-mapper device name
+// fares. The device's name comes from DMName.
+func (t *Tools) Status(ctx context.Context, name string) (cow.Status, error) {
 	if name == "" || name[0] == '-' {
-		return "", fmt.Errorf("device-mapper name %q: %w", name, blkbak.ErrUsage)
+		return cow.Status{}, fmt.Errorf("device-mapper name %q: %w", name, blkbak.ErrUsage)
 	}
-	out, err := t.report(ctx, "dmsetup", verb, name)
-	line, _, _ := strings.Cut(string(out), "\n")
-	return line, err
+	out, err := t.report(ctx, "dmsetup", "status", name)
+	if err != nil {
+		return cow.Status{}, err
+	}
+	targets, err := cow.ParseTargets(string(out))
+	if err != nil {
+		return cow.Status{}, err
+	}
+	if len(targets) != 1 {
+		return cow.Status{}, fmt.Errorf("device %s has %d targets, a snapshot has one: %w", name, len(targets), blkbak.ErrUsage)
+	}
+	return targets[0].Status()
 }
 
 func bytesArg(n int64) string { return strconv.FormatInt(n, 10) + "b" }

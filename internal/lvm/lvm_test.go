@@ -84,14 +84,14 @@ func TestLookups(t *testing.T) {
 		t.Errorf("%q, %v", text, err)
 	}
 	f.answers["dmsetup"] = answer{out: "0 163840 snapshot 6184/24576 40\n"}
-	if u, err := l.Usage(ctx, DMName("vg-x", "snap-1", "")); err != nil || u.Metadata != 40*512 {
+	if u, err := l.Status(ctx, DMName("vg-x", "snap-1", "")); err != nil || u.Metadata != 40*512 {
 		t.Errorf("%+v, %v", u, err)
 	}
 	f.wantLast("dmsetup status vg--x-snap--1")
 	ran := len(f.ran)
 	for _, err := range []error{
 		second(l.Volume(ctx, "vg-x/-f")), second(l.Volumes(ctx, "-a")), second(l.Group(ctx, "--all")),
-		second(l.Metadata(ctx, "-f")), second(l.Usage(ctx, "--force")), second(l.Table(ctx, "")), second(l.Tagged(ctx, `x"}||{"`)),
+		second(l.Metadata(ctx, "-f")), second(l.Status(ctx, "--force")), second(l.Status(ctx, "")), second(l.Tagged(ctx, `x"}||{"`)),
 	} {
 		if !errors.Is(err, blkbak.ErrUsage) {
 			t.Errorf("a name that looks like an option: %v", err)

@@ -3,7 +3,6 @@ package lvm
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -233,77 +232,4 @@ func parseGroups(text []byte) ([]Group, error) {
 	return list, nil
 }
 
-// Usage is what the kernel says about a snapshot target: the line of `dmsetup
-// status`. Sizes are in bytes.
-type Usage struct {
-	Target    string // "snapshot", "snapshot-merge", "snapshot-origin", "linear", ...
-	Allocated int64  // of the exception store, metadata included
-	Total     int64
-	Metadata  int64
-	// Failed is the word that stands in place of the numbers: "Invalid",
-	// "Overflow", "Merge failed", "Unknown". A table read while it is not "" is
-	// worth nothing.
-	Failed string
-}
-
-// Table is the line of `dmsetup table` of a snapshot.
-type Table struct {
-	Target     string
-	Origin     string // device numbers, "253:3"
-	COW        string
-	Persistent bool // the table is on the device; false for store type N
-	ChunkSize  int64
-}
-
 const sector = 512
-
-// parseUsage reads "START LENGTH TARGET ALLOCATED/TOTAL METADATA", or words in
-// place of the last two (drivers/md/dm-snap.c, snapshot_status).
-func parseUsage(line string) (Usage, error) {
-	f := strings.Fields(line)
-	if len(f) < 3 {
-		return Usage{}, fmt.Errorf("device-mapper status %q: too few fields", line)
-	}
-	u := Usage{Target: f[2]}
-	if u.Target != "snapshot" && u.Target != "snapshot-merge" {
-		return u, nil
-	}
-	alloc, total, ok := strings.Cut(strings.Join(f[3:], " "), "/")
-	if !ok {
-		u.Failed = cmp.Or(strings.Join(f[3:], " "), "Unknown")
-		return u, nil
-	}
-	total, meta, _ := strings.Cut(total, " ")
-	for _, x := range []struct {
-		s string
-		n *int64
-	}{{alloc, &u.Allocated}, {total, &u.Total}, {meta, &u.Metadata}} {
-		n, err := strconv.ParseInt(x.s, 10, 64)
-		if err != nil || n < 0 || n > 1<<53 {
-			return Usage{}, fmt.Errorf("device-mapper status %q: %q is no number of sectors", line, x.s)
-		}
-		*x.n = n * sector
-	}
-	return u, nil
-}
-
-// parseTable reads "START LENGTH snapshot ORIGIN COW P|PO|N CHUNK".
-func parseTable(line string) (Table, error) {
-	f := strings.Fields(line)
-	if len(f) < 3 {
-		return Table{}, fmt.Errorf("device-mapper table %q: too few fields", line)
-	}
-	t := Table{Target: f[2]}
-	if t.Target != "snapshot" && t.Target != "snapshot-merge" {
-		return t, nil
-	}
-	if len(f) < 7 {
-		return Table{}, fmt.Errorf("device-mapper table %q: too few fields", line)
-	}
-	n, err := strconv.ParseInt(f[6], 10, 32)
-	if err != nil || n <= 0 {
-		return Table{}, fmt.Errorf("device-mapper table %q: chunk size %q", line, f[6])
-	}
-	t.Origin, t.COW, t.Persistent, t.ChunkSize = f[3], f[4], strings.HasPrefix(f[5], "P"), n*sector
-	return t, nil
-}
