@@ -225,4 +225,3 @@ func (t *deviceTarget) zero(ctx context.Context, e blkbak.Extent) (int64, error)
 	}
 	return dirty, nil
 }
-
