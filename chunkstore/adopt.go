@@ -14,8 +14,7 @@ import (
 // depends on it: what cannot be taken over is reported and left, so that the
 // remains of one run never keep the next from its work.
 func (w *Session) adopt(ctx context.Context) error {
-	b := w.store.backend
-	sessions, err := b.List(ctx, "sess")
+	sessions, err := w.store.backend.List(ctx, "sess")
 	if err != nil {
 		return err
 	}
@@ -34,28 +33,51 @@ func (w *Session) adopt(ctx context.Context) error {
 	if len(w.dead) == 0 {
 		return nil
 	}
-	packs, err := b.List(ctx, "packs")
+	left, err := w.adoptPacks(ctx)
 	if err != nil {
 		return err
 	}
+	// The others have nothing that this session would have to commit first.
+	w.dead = slices.DeleteFunc(w.dead, func(id blkbak.PointID) bool {
+		if left[id] {
+			return false
+		}
+		if err := w.sweep(ctx, id); err != nil {
+			w.store.report(fmt.Errorf("marker of interrupted run %v not removed: %w", id, err))
+		}
+		return true
+	})
+	return nil
+}
+
+// adoptPacks takes over the packs of dead sessions, and returns which of them
+// left any.
+func (w *Session) adoptPacks(ctx context.Context) (left map[blkbak.PointID]bool, err error) {
+	b := w.store.backend
+	packs, err := b.List(ctx, "packs")
+	if err != nil {
+		return nil, err
+	}
+	left = make(map[blkbak.PointID]bool)
 	for _, f := range packs {
 		ref, err := parsePackName(f.Name)
 		if err != nil || !slices.Contains(w.dead, ref.session) {
 			continue
 		}
+		left[ref.session] = true
 		table, err := packTable(ctx, b, ref)
 		switch {
 		case ctx.Err() != nil:
-			return ctx.Err()
+			return nil, ctx.Err()
 		case err != nil:
 			w.store.report(fmt.Errorf("pack of an interrupted run not used: %w", err))
 		default:
 			if err := w.adoptPack(ctx, indexed{ref, table}); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
-	return nil
+	return left, nil
 }
 
 // adoptFrom makes sure that the session id never commits, unless it is alive or

@@ -183,16 +183,16 @@ func (s *segment) verify() error {
 	if Sum(body) != ID(s.whole[len(body):]) {
 		return blkbak.Corruptf(s.name, -1, "checksum does not match")
 	}
-	next := 0 // entries below it are in the buckets seen so far
-	for x := range uint32(1) << s.k {
-		lo, hi := s.mark(x), s.mark(x+1)
-		if lo != next || hi < lo {
-			return blkbak.Corruptf(s.name, -1, "bucket %d of the fanout table is not in order", x)
+	last := uint32(0)
+	for x := range uint32(1)<<s.k + 1 {
+		m := binary.LittleEndian.Uint32(s.fanout[x*4:])
+		if x == 0 && m != 0 || m < last || m > uint32(s.count()) {
+			return blkbak.Corruptf(s.name, -1, "number %d of the fanout table is out of order", x)
 		}
-		next = hi
+		last = m
 	}
-	if next != s.count() {
-		return blkbak.Corruptf(s.name, -1, "the fanout table ends at entry %d of %d", next, s.count())
+	if last != uint32(s.count()) {
+		return blkbak.Corruptf(s.name, -1, "the fanout table ends at entry %d of %d", last, s.count())
 	}
 	for i := range s.count() {
 		e := s.entry(i)
