@@ -89,13 +89,13 @@ func (v *volume) except(off, n int64) {
 func (v *volume) areas() int64 { return int64(len(v.excepted))/(v.ChunkSize/16) + 1 }
 
 // device opens what has the given path.
-func (g *group) device(path string, reading func() error) (device, error) {
+func (g *group) device(path string, read readFunc) (device, error) {
 	for _, v := range g.volumes {
 		switch {
 		case v.Kind != lvm.KindSnapshot && path == v.Path:
 			return nil, errors.New("the origin is read, not the snapshot")
 		case path == v.Path:
-			return &memoryDevice{data: v.data, reading: reading, valid: &v.Valid}, nil
+			return &memoryDevice{data: v.data, read: read, valid: &v.Valid}, nil
 		case path == v.COWPath():
 			return v.store()
 		}
@@ -123,19 +123,16 @@ func (v *volume) store() (device, error) {
 
 // memoryDevice is a device in memory.
 type memoryDevice struct {
-	data    []byte
-	reading func() error
-	valid   *bool
+	data  []byte
+	read  readFunc // nil where nobody else is at work
+	valid *bool    // nil for what is no snapshot
 }
 
+type readFunc func(from *memoryDevice, p []byte, off int64) (int, error)
+
 func (d *memoryDevice) ReadAt(p []byte, off int64) (int, error) {
-	if d.reading != nil {
-		if err := d.reading(); err != nil {
-			return 0, err
-		}
-	}
-	if d.valid != nil && !*d.valid {
-		return 0, errors.New("input/output error")
+	if d.read != nil {
+		return d.read(d, p, off)
 	}
 	return bytes.NewReader(d.data).ReadAt(p, off)
 }
