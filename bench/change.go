@@ -136,13 +136,13 @@ func WriteCOW(ctx context.Context, dst io.WriterAt, image io.ReaderAt, size int6
 }
 
 // Scattered is k single blocks on a device of size bytes, one in each of k equal
-// parts of it.
+// parts of it, no two of them in the same 64 KiB.
 func Scattered(size int64, k int, seed uint64) []Change {
 	r := rand.New(rand.NewPCG(seed, 4))
 	part := size / Block / int64(k)
 	changes := make([]Change, k)
 	for i := range changes {
-		at := int64(i)*part + r.Int64N(part)
+		at := int64(i)*part + r.Int64N(part-16)
 		changes[i] = Change{Extent: blkbak.Extent{Off: at * Block, Len: Block}, kind: text}
 	}
 	return changes
