@@ -61,7 +61,7 @@ func writeUntilKilled(dir string) error {
 // Writers are killed at random times, two at a time on the same repository. What
 // they acknowledged is there, and no one has to do anything for that.
 func TestKill(t *testing.T) {
-	t.Parallel() // it waits most of the time
+	t.Parallel()  // it waits most of the time
 	rounds := 100 // of two kills each
 	if testing.Short() {
 		rounds = 10
