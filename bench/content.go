@@ -24,7 +24,8 @@ const pageSize = 8192
 type content struct {
 	*rand.Rand
 	words []string // frequent ones first
-	codes [][]byte // instructions without their operands
+	lines []string // phrases that come again and again
+	codes [][]byte // instructions without their operands, and sequences of them
 	clock int64    // seconds, for what carries the time
 	row   uint64
 }
@@ -41,12 +42,28 @@ func newContent(seed uint64) *content {
 		}
 		c.words = append(c.words, string(w))
 	}
-	for range 3000 {
+	for range 800 {
+		var l []byte
+		for range 2 + r.IntN(5) {
+			l = append(append(l, c.words[r.IntN(len(c.words))]...), ' ')
+		}
+		c.lines = append(c.lines, string(l))
+	}
+	for range 2000 {
 		code := make([]byte, 1+r.IntN(5))
 		for i := range code {
 			code[i] = byte(r.Uint32() & r.Uint32()) // low values are more frequent
 		}
 		c.codes = append(c.codes, code)
+	}
+	for i := range 3000 {
+		var idiom []byte
+		for range 2 + r.IntN(5) {
+			idiom = append(idiom, c.codes[r.IntN(2000)]...)
+		}
+		c.codes = append(c.codes, idiom)
+		j := r.IntN(2000 + i) // between the others, some of them frequent
+		c.codes[j], c.codes[2000+i] = c.codes[2000+i], c.codes[j]
 	}
 	return c
 }
@@ -90,10 +107,11 @@ func (c *content) text(p []byte) {
 		c.clock += int64(c.IntN(3))
 		line = strconv.AppendInt(line[:0], c.clock, 10)
 		line = append(line, " "...)
-		for range 4 + c.IntN(12) {
+		for range 1 + c.IntN(3) {
+			line = append(line, c.lines[c.few(len(c.lines))]...)
 			line = append(append(line, c.words[c.few(len(c.words))]...), ' ')
 		}
-		if c.IntN(2) == 0 {
+		if c.IntN(4) == 0 {
 			line = strconv.AppendUint(append(line, "id="...), c.Uint64()>>c.IntN(40), 16)
 		}
 		line = append(line, '\n')
@@ -122,9 +140,9 @@ func (c *content) program(p []byte) {
 
 func (c *content) instructions(p []byte) {
 	for len(p) > 0 {
-		n := copy(p, c.codes[c.few(len(c.codes))])
+		n := copy(p, c.codes[min(c.IntN(len(c.codes)), c.IntN(len(c.codes)))])
 		p = p[n:]
-		if c.IntN(3) == 0 && len(p) >= 4 {
+		if c.IntN(2) == 0 && len(p) >= 4 {
 			binary.LittleEndian.PutUint32(p, c.Uint32()>>(8*c.IntN(4)))
 			p = p[4:]
 		}
@@ -145,9 +163,9 @@ func (c *content) page(p []byte) {
 		c.clock++
 		row = binary.LittleEndian.AppendUint64(row[:0], c.row)
 		row = binary.LittleEndian.AppendUint64(row, uint64(c.clock)*1e6+c.Uint64N(1e6))
-		row = binary.LittleEndian.AppendUint32(row, c.Uint32())
-		for range 2 + c.IntN(8) {
-			row = append(append(row, c.words[c.few(len(c.words))]...), 0)
+		row = binary.LittleEndian.AppendUint64(row, c.Uint64()>>c.IntN(24))
+		for range 1 + c.IntN(3) {
+			row = append(append(row, c.lines[c.few(len(c.lines))]...), 0)
 		}
 		at += copy(p[at:], row)
 		used = at
