@@ -6,9 +6,14 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/blkbak/blkbak/freeze"
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == freeze.GuardCommand {
+		os.Exit(freeze.GuardMain(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
+	}
 	ctx, stop := signalContext(context.Background())
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()

@@ -117,7 +117,7 @@ func (a *app) engine(store *chunkstore.Store) (*engine.Engine, error) {
 	return engine.New(engine.Options{
 		Store:    store,
 		LVM:      lvm.New(&process.Runner{Log: a.log}),
-		Freezer:  a.freezer(),
+		Freezer:  freezer{a.log},
 		StateDir: state,
 		RepoDir:  repo,
 		Host:     host,
