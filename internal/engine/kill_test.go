@@ -26,7 +26,7 @@ const killedSize = 8 << 20
 func TestKill(t *testing.T) {
 	rounds := 300
 	if testing.Short() {
-		rounds = 60
+		rounds = 30
 	}
 	newKiller(t, 11).rounds(rounds)
 }

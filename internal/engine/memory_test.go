@@ -3,10 +3,13 @@ package engine
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/blkbak/blkbak"
 	"github.com/blkbak/blkbak/cow"
@@ -15,6 +18,50 @@ import (
 
 // memoryLimit is what a run may take, whatever the size of the device.
 const memoryLimit = 256 << 20
+
+// measured is must, with the peak of the process's resident memory in bytes. The
+// peak that wait4 reports would begin with this process's own, which is what the
+// new one runs on until it executes the program.
+func (p *program) measured(args ...string) (out []byte, peak int64) {
+	p.Helper()
+	cmd := p.command(args...)
+	if err := cmd.Start(); err != nil {
+		p.Fatal(err)
+	}
+	ended := make(chan int64)
+	stop := make(chan struct{})
+	go func() {
+		var peak int64
+		for {
+			peak = max(peak, highWater(cmd.Process.Pid))
+			select {
+			case <-stop:
+				ended <- peak
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
+	code := p.wait(cmd)
+	close(stop)
+	if peak = <-ended; code != 0 || peak == 0 {
+		p.Fatalf("%v: exit code %d, %d bytes of memory\n%s", args, code, peak, stderr(cmd))
+	}
+	return stdout(cmd), peak
+}
+
+// highWater is the most memory that the program of a process ever had.
+func highWater(pid int) int64 {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil || filepath.Base(exe) != "blkbak" {
+		return 0 // not that program yet, or gone
+	}
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, line, _ := strings.Cut(string(status), "VmHWM:")
+	var kib int64
+	fmt.Sscan(line, &kib)
+	return kib << 10
+}
 
 // TestMemory makes points of a device of 1 TiB with data in 2000 places, in every
 // way there is, and looks at the processes' peak of memory.

@@ -109,18 +109,11 @@ const forever = 5 * time.Minute
 // must runs a command that has to succeed.
 func (p *program) must(args ...string) []byte {
 	p.Helper()
-	out, _ := p.measured(args...)
-	return out
-}
-
-// measured is must, with the peak of the process's resident memory in bytes.
-func (p *program) measured(args ...string) (out []byte, rss int64) {
-	p.Helper()
 	cmd := p.command(args...)
 	if code := p.run(cmd, forever); code != 0 {
 		p.Fatalf("%v: exit code %d\n%s", args, code, stderr(cmd))
 	}
-	return stdout(cmd), cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+	return stdout(cmd)
 }
 
 // made is what snapshot and list print of a point.
