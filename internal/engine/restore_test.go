@@ -74,15 +74,6 @@ func onlyFiles(t testing.TB, dir string, want ...string) {
 	}
 }
 
-func blocks(t testing.TB, path string) int64 {
-	t.Helper()
-	st, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return st.Sys().(*syscall.Stat_t).Blocks * 512
-}
-
 func TestRestoreNewFile(t *testing.T) {
 	e, p, data := aPoint(t)
 	dir := t.TempDir()
