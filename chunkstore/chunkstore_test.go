@@ -344,10 +344,43 @@ func TestInit(t *testing.T) {
 	if s := reopen(t, dir); s.Config().ChunkSize != 8192 || s.Config().ID.IsZero() {
 		t.Errorf("config %+v", s.Config())
 	}
+	// What an interrupted Init and a new filesystem leave is no obstacle.
+	begun := t.TempDir()
+	for _, d := range []string{"packs", "lost+found"} {
+		os.Mkdir(filepath.Join(begun, d), 0o700)
+	}
+	os.WriteFile(filepath.Join(begun, ".tmp-1"), []byte("half"), 0o600)
+	if _, err := Init(t.Context(), begun, 0); err != nil {
+		t.Error(err)
+	}
+	foreign := t.TempDir()
+	os.Mkdir(filepath.Join(foreign, "photos"), 0o700)
+	if _, err := Init(t.Context(), foreign, 0); !errors.Is(err, blkbak.ErrExists) {
+		t.Errorf("init among other directories: %v", err)
+	}
 	full := t.TempDir()
 	os.WriteFile(filepath.Join(full, "precious"), nil, 0o600)
 	if _, err := Init(t.Context(), full, 0); !errors.Is(err, blkbak.ErrExists) {
 		t.Errorf("init in a directory with files: %v", err)
+	}
+}
+
+// A config with a sound checksum and senseless content.
+func TestHostileConfig(t *testing.T) {
+	for _, body := range []string{
+		"", "null", "{}", "[]", `{"id":"0123456789abcdef","chunk_size":0}`, `{"id":"0123456789abcdef","chunk_size":-4096}`,
+		`{"id":"0123456789abcdef","chunk_size":4097}`, `{"id":"","chunk_size":4096}`, `{"id":"x","chunk_size":4096}`,
+	} {
+		m := newMem()
+		m.files["config"] = bytes.Join(seal(sealConfig, []byte(body)), nil)
+		if _, err := OpenBackend(t.Context(), m.process(), Options{}); !errors.Is(err, blkbak.ErrCorrupt) {
+			t.Errorf("%s: %v", body, err)
+		}
+	}
+	m := newMem()
+	m.files["config"] = bytes.Join(seal(sealConfig, []byte(`{"id":"0123456789abcdef","chunk_size":4096,"features":["future"]}`)), nil)
+	if _, err := OpenBackend(t.Context(), m.process(), Options{}); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("unknown feature: %v", err)
 	}
 }
 

@@ -41,13 +41,12 @@ var (
 )
 
 // encode appends the stored form of plain to dst: compressed where that saves at
-// least 1/32, else the bytes as they are.
+// least 1/32, else the bytes as they are. There is no guess beforehand at what is
+// compressible: the coder itself gives up on noise at the speed of memory.
 func encode(dst, plain []byte) (out []byte, codec uint8) {
-	if !incompressible(plain) {
-		out = encoder().EncodeAll(plain, dst)
-		if n := len(out) - len(dst); n <= len(plain)-len(plain)/32 {
-			return out, codecZstd
-		}
+	out = encoder().EncodeAll(plain, dst)
+	if n := len(out) - len(dst); n <= len(plain)-len(plain)/32 {
+		return out, codecZstd
 	}
 	return append(dst, plain...), codecRaw
 }
@@ -77,28 +76,4 @@ func decode(dst []byte, codec uint8, payload []byte, n int) ([]byte, error) {
 		return nil, fmt.Errorf("unknown codec %d", codec)
 	}
 	return dst, nil
-}
-
-// incompressible guesses from a sample of its bytes that p is compressed or
-// encrypted already. Wrong guesses cost room or time, never correctness.
-func incompressible(p []byte) bool {
-	const samples = 4096
-	if len(p) < 4*samples {
-		return false // cheap to try
-	}
-	// Runs of 16 bytes, spread evenly. Bytes drawn evenly from 256 values hit
-	// each about 16 times of 4096; the sum of squares of the counts is then
-	// close to 4096*16+4096. Text, code and tables are far above it.
-	var count [256]uint16
-	step := len(p) / (samples / 16)
-	for i := 0; i+16 <= len(p) && i < step*(samples/16); i += step {
-		for _, b := range p[i : i+16] {
-			count[b]++
-		}
-	}
-	sum := 0
-	for _, c := range count {
-		sum += int(c) * int(c)
-	}
-	return sum < samples*16+samples+samples/2
 }

@@ -111,9 +111,11 @@ func writeSegment(w io.Writer, sources []byte, packs []packRef, n int, entries i
 	}
 	h := newHash()
 	bw := bufio.NewWriterSize(io.MultiWriter(w, h), 64<<10)
-	bw.Write(b) // bufio keeps the first error for Flush
+	bw.Write(b)             // bufio keeps the first error for Flush
+	room := new(indexEntry) // one for all, which Write would make for each
 	for e := range entries {
-		bw.Write(e[:])
+		*room = e
+		bw.Write(room[:])
 	}
 	if err := bw.Flush(); err != nil {
 		return err
