@@ -138,8 +138,27 @@ func (p *pack) start(ref packRef, kind Kind) {
 	p.buf = append(b, make([]byte, packHeaderSize-len(b))...)
 }
 
+// packRoom is the memory of a full pack of the default size, its table included.
+const packRoom = defaultPackSize + defaultPackSize/16
+
+// grow makes room for need bytes, in few large steps up to what a full pack
+// takes: the many small ones of append would copy everything several times over.
+func (p *pack) grow(need int) {
+	size := max(256<<10, 4*cap(p.buf), need)
+	switch {
+	case need > packRoom: // packs of another size
+		size = need + need/4
+	case size > packRoom:
+		size = packRoom
+	}
+	p.buf = append(make([]byte, 0, size), p.buf...)
+}
+
 // add appends an object and returns its entry.
 func (p *pack) add(e tableEntry, payload []byte) tableEntry {
+	if need := len(p.buf) + frameHeaderSize + len(payload); need > cap(p.buf) {
+		p.grow(need)
+	}
 	e.off, e.stored = uint32(len(p.buf)), uint32(len(payload))
 	p.buf = append(e.appendFrame(p.buf), payload...)
 	p.table = append(p.table, e)

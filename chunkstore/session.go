@@ -196,10 +196,7 @@ func (w *Session) filling(kind Kind) *pack {
 	p := w.packs[kind]
 	if p == nil {
 		if p, w.spare = w.spare, nil; p == nil {
-			// Room for a whole pack at once: memory costs nothing until it is
-			// written to, and growing would copy everything several times over.
-			n := min(w.store.packSize, 2*defaultPackSize)
-			p = &pack{buf: make([]byte, 0, n+n/16)}
+			p = new(pack)
 		}
 		p.start(packRef{w.id, w.nextPack}, kind)
 		w.nextPack++
