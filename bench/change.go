@@ -31,8 +31,8 @@ type File interface {
 // something, sorted. Changes come sorted and do not touch each other.
 //
 // Of ten runs six are single pages, three are what a log has grown by, 16 to
-// 48 KiB, and one is a file replaced, 64 to 256 KiB. Runs come in swarms: half of
-// them lie near the one before.
+// 48 KiB, and one is a file replaced, 64 to 256 KiB. Runs come in swarms: eleven of
+// twelve lie near the one before, most of them in pieces of 64 KiB of their own.
 func Day(data []blkbak.Extent, want int64, seed uint64) []Change {
 	r := rand.New(rand.NewPCG(seed, 3))
 	total := blkbak.ExtentBytes(data) / Block
@@ -48,7 +48,7 @@ func Day(data []blkbak.Extent, want int64, seed uint64) []Change {
 			c.kind, c.page, blocks = text, false, 4+r.Int64N(8)
 		}
 		blocks = min(blocks, want-int64(len(taken)))
-		if at += r.Int64N(32); r.IntN(2) == 0 || at >= total {
+		if at += r.Int64N(48); r.IntN(12) == 0 || at >= total {
 			at = r.Int64N(total)
 		}
 		e, ok := locate(data, at, blocks)

@@ -27,7 +27,6 @@ dir=${1:-$(mktemp -d /dev/shm/peers.XXXXXX)}
 mib=${MIB:-4096} rounds=${ROUNDS:-3}
 steps=${STEPS:-full day same touched restore}
 mkdir -p "$dir/data" "$dir/home"
-export HOME=$dir/home XDG_CACHE_HOME=$dir/home/cache TMPDIR=$dir
 results=$dir/results.tsv
 
 [ -x "$(type -P time)" ] || { echo "peers: GNU time is missing" >&2; exit 1; }
@@ -99,10 +98,11 @@ median() {
 }
 
 if [ ! -e "$dir/day.cow" ]; then
-	(cd "$here" && BLKBAK_WORKLOAD=$dir BLKBAK_WORKLOAD_MIB=$mib HOME=~ go test ./bench -run '^TestWorkload$' -v -count 1 -timeout 0)
+	(cd "$here" && BLKBAK_WORKLOAD=$dir BLKBAK_WORKLOAD_MIB=$mib TMPDIR=$dir go test ./bench -run '^TestWorkload$' -v -count 1 -timeout 0)
 	mv "$dir/image" "$dir/image.0"
 fi
 cd "$dir"
+export HOME=$dir/home XDG_CACHE_HOME=$dir/home/cache TMPDIR=$dir # for what the programs cache
 printf 'step\ttool\tround\twall s\tCPU s\tpeak KiB\tstored B\tload\n' | tee "$results"
 for round in $(seq "$rounds"); do
 	for t in "${tools[@]}"; do
