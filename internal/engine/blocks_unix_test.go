@@ -17,4 +17,3 @@ func blocks(t testing.TB, path string) int64 {
 	}
 	return st.Sys().(*syscall.Stat_t).Blocks * 512
 }
-

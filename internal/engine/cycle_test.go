@@ -204,9 +204,12 @@ func TestEveryFault(t *testing.T) {
 		if _, _, err := w.run(s.req); err != nil {
 			t.Fatal(err)
 		}
-		n := len(w.steps)
-		for k := 1; k <= n; k++ {
+		steps := slices.Clone(w.steps)
+		for k := 1; k <= len(steps); k++ {
 			for _, f := range faults {
+				if f == halfMade && !strings.HasPrefix(steps[k-1], "lvm create") {
+					continue // no other step can be half-made
+				}
 				runs++
 				s.breakStep(t, dir, k, f)
 			}

@@ -12,16 +12,20 @@ import (
 // TestKillInVM kills runs at all moments of their life while a filesystem is being
 // worked on.
 func TestKillInVM(t *testing.T) {
-	const kills = 32
+	const kills = 30
 	x := newKillTest(t)
-	for i := range kills {
-		// Spread over a run's whole time, and a little beyond.
-		x.kill(time.Duration((float64(i) + x.rng.Float64()) / kills * 1.1 * float64(x.takes)))
-		if i%2 == 1 {
+	// Spread over a run's whole time, as the last one took it: some end before.
+	for i := 0; x.killed < kills && i < 2*kills; i++ {
+		x.kill(time.Duration((float64(i%kills) + x.rng.Float64()) / kills * float64(x.takes)))
+		if i%3 == 2 {
 			x.undisturbed()
 		}
 	}
+	x.undisturbed()
 	x.end()
+	if x.killed < kills {
+		t.Errorf("%d runs killed before their end, want %d", x.killed, kills)
+	}
 }
 
 // TestSoakKill does the same at random moments for as long as it is told.
@@ -57,7 +61,7 @@ type killTest struct {
 	args   []string // of blkbak
 	dir    string   // where the volume is mounted
 	work   *workload
-	takes  time.Duration // a run
+	takes  time.Duration // the last run that was not killed
 	rng    *rand.Rand
 	points []point
 	killed int // runs that did not come to their end
@@ -77,9 +81,7 @@ func newKillTest(t *testing.T) *killTest {
 	x.work = startWorkload(t, x.dir, "delete")
 	x.work.more(10)
 	x.undisturbed()
-	begin := time.Now()
 	x.undisturbed()
-	x.takes = time.Since(begin) / 2 // the other half is looking at the point
 	return x
 }
 
@@ -130,7 +132,9 @@ func (x *killTest) undisturbed() {
 	if len(x.points) == 0 {
 		mode = "full"
 	}
+	begin := time.Now()
 	p := snapshotRun(x, 0, x.args[2:]...)
+	x.takes = time.Since(begin)
 	if p.Mode != mode {
 		x.Errorf("made by %s, want %s", p.Mode, mode)
 	}

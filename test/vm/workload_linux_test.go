@@ -61,7 +61,7 @@ func (w *workload) loop(step func() error) {
 			select {
 			case <-w.stop:
 				return
-			case <-time.After(20 * time.Millisecond):
+			case <-time.After(50 * time.Millisecond):
 			}
 		}
 	})
