@@ -89,6 +89,12 @@ step() {
 		tee -a "$results"
 }
 
+# offer makes an image the one to be backed up, as if it had just been written to.
+offer() {
+	ln -f "$1" data/image
+	touch data/image
+}
+
 stored() { du -sb --apparent-size "$1" | cut -f 1; }
 
 # median of column $1 for step $2 and tool $3
@@ -110,10 +116,10 @@ for round in $(seq "$rounds"); do
 		rm -rf "$r" "$r".*
 		{ "${t}_init"; } >>"$dir/log" 2>&1
 	done
-	mv image.0 data/image && touch data/image
+	offer image.0
 	for s in $steps; do
 		case $s in
-		day) mv data/image image.0 && mv image.1 data/image && touch data/image ;;
+		day) offer image.1 ;;
 		touched) touch data/image ;;
 		esac
 		for t in "${tools[@]}"; do
@@ -122,7 +128,6 @@ for round in $(seq "$rounds"); do
 		done
 		rm -rf restored
 	done
-	if [ -e image.0 ]; then mv data/image image.1; else mv data/image image.0; fi
 	tools=("${tools[@]:1}" "${tools[0]}")
 done
 
