@@ -3,6 +3,7 @@ package binread
 import (
 	"bytes"
 	"errors"
+	"math"
 	"strings"
 	"testing"
 
@@ -21,7 +22,7 @@ func TestCursor(t *testing.T) {
 
 // The first error stays, names the place, and everything after it reads zeros.
 func TestCursorErrors(t *testing.T) {
-	for _, n := range []int{-1, 4, 1 << 62} {
+	for _, n := range []int{-1, 4, math.MaxInt} {
 		c := New("thing", 100, []byte{1, 2, 3})
 		if c.Bytes(n) != nil {
 			t.Errorf("%d bytes of 3", n)
