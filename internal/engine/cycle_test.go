@@ -118,12 +118,12 @@ var scenarios = []scenario{
 		w.mustRun(Request{})
 		w.write(3*worldChunk, []byte("x"))
 		w.dieAt("lvm remove")
-		b, err := os.ReadFile(w.journal())
+		b, err := os.ReadFile(w.journalPath())
 		if err != nil {
 			w.Fatal(err)
 		}
 		b[len(b)/2] ^= 1
-		if err := os.WriteFile(w.journal(), b, 0o600); err != nil {
+		if err := os.WriteFile(w.journalPath(), b, 0o600); err != nil {
 			w.Fatal(err)
 		}
 	}, mode: blkbak.ModeScan, warns: true},
@@ -200,26 +200,27 @@ func TestEveryFault(t *testing.T) {
 	runs := 0
 	dir := t.TempDir()
 	for _, s := range scenarios {
-		w := s.start(t, dir)
-		if _, _, err := w.run(s.req); err != nil {
-			t.Fatal(err)
+		from := s.start(t, dir)
+		from.checkPoints()
+		if b, err := os.ReadFile(from.journalPath()); err == nil {
+			from.start = b
 		}
-		steps := slices.Clone(w.steps)
-		for k := 1; k <= len(steps); k++ {
+		w := from.clone()
+		w.mustRun(s.req)
+		for k, step := range w.steps {
 			for _, f := range faults {
-				if f == halfMade && !strings.HasPrefix(steps[k-1], "lvm create") {
+				if f == halfMade && !strings.HasPrefix(step, "lvm create") {
 					continue // no other step can be half-made
 				}
 				runs++
-				s.breakStep(t, dir, k, f)
+				s.breakStep(t, from.clone(), k+1, f)
 			}
 		}
 	}
 	t.Logf("%d runs broken", runs)
 }
 
-func (s scenario) breakStep(t *testing.T, dir string, k int, f fault) {
-	w := s.start(t, dir)
+func (s scenario) breakStep(t *testing.T, w *world, k int, f fault) {
 	var at string
 	w.fault = func(n int, step string) fault {
 		if n == k {
@@ -248,6 +249,6 @@ func (s scenario) breakStep(t *testing.T, dir string, k int, f fault) {
 	if err != nil {
 		t.Fatalf("%s: step %d, %q: %v: the next run: %v", s.name, k, at, f, err)
 	}
-	w.checkPoints()
+	w.checkAll()
 	w.checkQuiet(p)
 }

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"errors"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -86,14 +85,14 @@ func (m *model) event() {
 			m.resize(int64(20+m.r.IntN(40)) * worldChunk)
 		}
 	case 4:
-		m.remember(nil)
+		m.restoreJournal(nil)
 	case 5, 6:
 		if len(m.journals) > 0 {
-			m.remember(m.journals[m.r.IntN(len(m.journals))])
+			m.restoreJournal(m.journals[m.r.IntN(len(m.journals))])
 		}
 	case 7:
-		if b, err := os.ReadFile(m.journal()); err == nil {
-			m.remember(b[:m.r.IntN(len(b))])
+		if b, err := os.ReadFile(m.journalPath()); err == nil {
+			m.restoreJournal(b[:m.r.IntN(len(b))])
 		}
 	case 8:
 		if _, ok := m.volumes["nightly"]; ok {
@@ -112,17 +111,6 @@ func (m *model) event() {
 		if len(ours) > 0 {
 			ours[m.r.IntN(len(ours))].Merging = true
 		}
-	}
-}
-
-// remember puts a journal in place that is not the last one written.
-func (m *model) remember(journal []byte) {
-	err := os.WriteFile(m.journal(), journal, 0o600)
-	if journal == nil {
-		err = os.Remove(m.journal())
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		m.Fatal(err)
 	}
 }
 

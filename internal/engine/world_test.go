@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,6 +38,7 @@ type world struct {
 	known map[blkbak.PointID]catalog.Point // that were committed
 
 	journals [][]byte // that there ever were
+	start    []byte   // the journal that a clone begins with
 
 	mu    sync.Mutex
 	steps []string
@@ -105,6 +108,33 @@ func newWorld(t testing.TB, dir string, size int64) *world {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// clone returns a world of its own that is as w is. It uses w's directory: the two
+// take turns.
+func (w *world) clone() *world {
+	c := &world{TB: w.TB, group: w.group, root: w.root, state: w.state, journals: w.journals, clock: w.clock,
+		files: maps.Clone(w.files), held: map[string]bool{}, truth: maps.Clone(w.truth), trees: maps.Clone(w.trees), known: maps.Clone(w.known)}
+	c.volumes = map[string]*volume{}
+	for name, v := range w.volumes {
+		n := *v
+		n.data, n.excepted, n.Tags = slices.Clone(v.data), maps.Clone(v.excepted), slices.Clone(v.Tags)
+		c.volumes[name] = &n
+	}
+	c.restoreJournal(w.start)
+	return c
+}
+
+// restoreJournal makes the journal what it was; nil is none.
+func (w *world) restoreJournal(b []byte) {
+	w.Helper()
+	err := os.WriteFile(w.journalPath(), b, 0o600)
+	if b == nil {
+		err = os.Remove(w.journalPath())
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.Fatal(err)
+	}
 }
 
 // do is one step.
@@ -211,7 +241,7 @@ func (w *world) read(from *memoryDevice, p []byte, off int64) (int, error) {
 	return bytes.NewReader(from.data).ReadAt(p, off)
 }
 
-func (w *world) journal() string { return filepath.Join(w.state, "journal") }
+func (w *world) journalPath() string { return filepath.Join(w.state, "journal") }
 
 // worldBackend is the repository's backend. Reading is no step: workers do it in
 // any order.
@@ -319,6 +349,17 @@ func (w *world) checkPoints() {
 	}
 }
 
+// checkAll reads all points to their last byte.
+func (w *world) checkAll() {
+	w.Helper()
+	w.checkPoints()
+	cat, store := w.catalog()
+	defer store.Close()
+	for _, p := range cat.Points("host/vg/data") {
+		w.checkPoint(store, p)
+	}
+}
+
 // checkPoint reads all of a point, and compares with the truth.
 func (w *world) checkPoint(store *chunkstore.Store, p catalog.Point) {
 	w.Helper()
@@ -366,7 +407,7 @@ func (w *world) checkQuiet(p catalog.Point) {
 	if tag, _ := ours[0].TagValue(tagPoint); tag != p.ID.String() {
 		w.Fatalf("snapshot has tags %v, not one for point %v", ours[0].Tags, p.ID)
 	}
-	if _, err := os.Stat(w.journal()); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(w.journalPath()); !errors.Is(err, fs.ErrNotExist) {
 		w.Fatalf("journal left: %v", err)
 	}
 	for name := range w.files {
