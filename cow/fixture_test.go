@@ -45,7 +45,7 @@ type caseFacts struct {
 		Bytes  int64
 		SHA256 string
 	}
-	dir, name, base string
+	dir, name string
 }
 
 func loadCases(t testing.TB) []caseFacts {
