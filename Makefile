@@ -9,7 +9,7 @@ SOAKTIME    ?= 10m
 BENCH       ?= .
 COUNT       ?= 1
 VM_RUN      ?= .
-VM_JOBS     ?= 1
+VM_JOBS     ?= 2
 PKG         ?= ./...
 
 # A Go that is too old fetches the one that go.mod asks for.
