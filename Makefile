@@ -47,7 +47,7 @@ build/vm.test:
 .PHONY: test
 test: ## every test: hermetic, against other programs, in a virtual machine
 	@scripts/setup test
-	BLKBAK_REQUIRE_TOOLS=1 $(GO) test $(PKG)
+	BLKBAK_REQUIRE_TOOLS=1 $(GO) test -timeout 20m $(PKG)
 	scripts/vm-test --jobs $(VM_JOBS)
 
 .PHONY: test-unit
