@@ -71,6 +71,10 @@ var scenarios = []scenario{
 		w.mustRun(Request{})
 		w.resize(80 * worldChunk)
 	}, mode: blkbak.ModeScan, warns: true},
+	{name: "about to be merged", prepare: func(w *world) {
+		w.mustRun(Request{})
+		w.snapshots()[0].Merging = true
+	}, mode: blkbak.ModeScan, warns: true},
 	{name: "full asked for", prepare: func(w *world) { w.mustRun(Request{}) }, req: Request{Full: true}, mode: blkbak.ModeFull},
 	{name: "died before the journal", prepare: func(w *world) {
 		w.mustRun(Request{})
@@ -222,6 +226,7 @@ func TestEveryFault(t *testing.T) {
 
 func (s scenario) breakStep(t *testing.T, w *world, k int, f fault) {
 	var at string
+	before := len(w.ours())
 	w.fault = func(n int, step string) fault {
 		if n == k {
 			at = step
@@ -244,11 +249,46 @@ func (s scenario) breakStep(t *testing.T, w *world, k int, f fault) {
 	}
 	w.fault = nil
 	w.checkPoints()
+	if ours := w.ours(); f != crashBefore && f != crashAfter && len(ours) > max(1, before) && !strings.HasPrefix(at, "lvm remove") && !strings.HasPrefix(at, "journal write") {
+		t.Errorf("%d snapshots are left: %v", len(ours), ours)
+	}
 	w.write(50*worldChunk, []byte("after the fault"))
 	p, _, err := w.run(Request{})
 	if err != nil {
 		t.Fatalf("%s: step %d, %q: %v: the next run: %v", s.name, k, at, f, err)
 	}
+	if s.mode == blkbak.ModeCOW && p.Mode != blkbak.ModeCOW {
+		t.Errorf("the next run is a %s: %q", p.Mode, p.Warnings)
+	}
 	w.checkAll()
 	w.checkQuiet(p)
+}
+
+// TestResizedMeanwhile resizes the volume when its size was asked for already:
+// nothing can be said of what is behind the old end.
+func TestResizedMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	for _, at := range []string{"lvm list", "lvm create", "lvm status"} {
+		w := newWorld(t, dir, 64*worldChunk)
+		w.mustRun(Request{})
+		w.write(0, []byte("changed"))
+		w.fault = func(_ int, step string) fault {
+			if strings.HasPrefix(step, at) && w.origin().Size == 64*worldChunk {
+				w.resize(70 * worldChunk)
+				copy(w.origin().data[66*worldChunk:], "what was there before")
+			}
+			return none
+		}
+		if _, _, err := w.run(Request{}); !errors.Is(err, blkbak.ErrBusy) {
+			t.Errorf("resized before %q: error %v", at, err)
+		}
+		w.fault = nil
+		w.checkPoints()
+		p, _, err := w.run(Request{})
+		if err != nil || p.Mode != blkbak.ModeScan {
+			t.Errorf("the run after it: %s, %v", p.Mode, err)
+		}
+		w.checkPoints()
+		w.checkQuiet(p)
+	}
 }

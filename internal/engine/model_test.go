@@ -47,8 +47,25 @@ func TestModel(t *testing.T) {
 // model is a world with a will of its own.
 type model struct {
 	*world
-	r    *rand.Rand
-	seed uint64
+	r      *rand.Rand
+	seed   uint64
+	before *world // as it was some time ago
+}
+
+// travel takes the host, or the repository, back to what it was before, and
+// leaves the other: a hypervisor's snapshot, a backup of the backups. UUIDs that
+// were given away stay so.
+func (m *model) travel() {
+	if m.before == nil || m.chance(40) {
+		m.before = m.clone()
+		return
+	}
+	was := m.before.clone()
+	if m.chance(60) {
+		m.volumes, m.size = was.volumes, max(m.size, was.size)
+	} else {
+		m.files, m.known = was.files, was.known
+	}
 }
 
 func (m *model) chance(percent int) bool { return m.r.IntN(100) < percent }
@@ -69,7 +86,7 @@ func (m *model) event() {
 	}
 	m.inUse = m.chance(8)
 	ours := slices.DeleteFunc(m.snapshots(), func(v *volume) bool { return !v.Tagged(lvm.Mark) })
-	switch m.r.IntN(16) {
+	switch m.r.IntN(20) {
 	case 0: // fills small stores
 		for range 20 {
 			m.scribble(8)
@@ -107,6 +124,8 @@ func (m *model) event() {
 			s.except(int64(off), 100)
 			copy(s.data[off:], randomBytes(m.r, 100))
 		}
+	case 11, 12, 13:
+		m.travel()
 	case 10: // a merge that waits for the next activation
 		if len(ours) > 0 {
 			ours[m.r.IntN(len(ours))].Merging = true
@@ -156,7 +175,7 @@ func (m *model) round() (blkbak.Mode, error) {
 		if point.Mode == blkbak.ModeScan && before != nil && before.Valid {
 			m.Fatalf("seed %d: everything was read though %s was whole: %v", m.seed, before.FullName(), point.Warnings)
 		}
-	case err != nil && !m.overflowed() && !errors.Is(err, blkbak.ErrNoSpace):
+	case err != nil && !errors.Is(err, errIO) && !errors.Is(err, blkbak.ErrNeedsFull) && !errors.Is(err, blkbak.ErrNoSpace):
 		m.Fatalf("seed %d: nothing was broken, and the run says: %v", m.seed, err)
 	}
 	return point.Mode, err
@@ -177,10 +196,6 @@ func (m *model) base() *volume {
 		}
 	}
 	return nil
-}
-
-func (m *model) overflowed() bool {
-	return slices.ContainsFunc(m.snapshots(), func(v *volume) bool { return !v.Valid })
 }
 
 // settle ends the trouble: what is left must be put right by the next run alone,

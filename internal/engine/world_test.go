@@ -69,6 +69,7 @@ func (f fault) String() string {
 var (
 	errInjected = errors.New("injected failure")
 	errDead     = errors.New("the process is dead")
+	errIO       = errors.New("input/output error") // of a snapshot that overflowed
 )
 
 // worldChunk is the chunk size of images and of exception stores.
@@ -236,7 +237,7 @@ func (w *world) read(from *memoryDevice, p []byte, off int64) (int, error) {
 		w.meanwhile()
 	}
 	if from.valid != nil && !*from.valid {
-		return 0, errors.New("input/output error")
+		return 0, errIO
 	}
 	return bytes.NewReader(from.data).ReadAt(p, off)
 }
@@ -391,16 +392,22 @@ func (w *world) tree(snapshot string) chunkstore.ID {
 	return id
 }
 
+// ours are the volumes that runs of this volume and repository made.
+func (w *world) ours() []*volume {
+	var list []*volume
+	for _, v := range w.volumes {
+		if repo, _ := v.TagValue(tagRepo); v.Tagged(lvm.Mark) && repo != "another" {
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
 // checkQuiet is for after a run without faults: the volume has one snapshot of
 // ours, the latest point's, and nothing else is left.
 func (w *world) checkQuiet(p catalog.Point) {
 	w.Helper()
-	var ours []*volume
-	for _, v := range w.volumes {
-		if repo, _ := v.TagValue(tagRepo); v.Tagged(lvm.Mark) && repo != "another" {
-			ours = append(ours, v)
-		}
-	}
+	ours := w.ours()
 	if len(ours) != 1 || ours[0].UUID != p.Source.SnapshotUUID {
 		w.Fatalf("snapshots left after point %v of snapshot %s: %v", p.ID, p.Source.SnapshotUUID, ours)
 	}
