@@ -51,10 +51,17 @@ func (e *Engine) snapshotFile(ctx context.Context, req Request, start time.Time)
 	if err := e.chooseFileMode(ctx, req, &r, &plan); err != nil {
 		return fail(err)
 	}
+	mount, err := e.toFreeze(req, src)
+	if err != nil {
+		return fail(err)
+	}
+	if mount != "" {
+		plan.Actions = append(plan.Actions, "hold off the writers of "+mount+" while everything is read")
+	}
 	if req.DryRun {
 		return catalog.Point{}, plan, nil
 	}
-	p, err := e.readFile(ctx, req, src, r)
+	p, err := e.readFile(ctx, req, src, mount, r)
 	return p, plan, err
 }
 
@@ -137,9 +144,25 @@ func readExceptions(ctx context.Context, path string, origin, chunk int64) ([]bl
 	return wholeChunks(s.All(), chunk, origin), nil
 }
 
-// readFile does the run. A device that is in use can change while it is read:
-// that is refused unless writers are held off.
-func (e *Engine) readFile(ctx context.Context, req Request, src *blockdev.Device, r read) (catalog.Point, error) {
+// toFreeze is where a device is mounted whose writers have to be held off while it
+// is read, or "". Without the wish for that, such a device is refused.
+func (e *Engine) toFreeze(req Request, src *blockdev.Device) (string, error) {
+	if !src.IsBlock() {
+		return "", nil
+	}
+	mount, err := writableMount(req.Source)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return "", nil
+	}
+	if mount != "" && (!req.Freeze || e.Freezer == nil) {
+		err = blkbak.WithHint(fmt.Errorf("device %s is mounted on %s and can change while it is read: %w",
+			req.Source, mount, blkbak.ErrBusy), "put it on a logical volume, unmount it, or hold off writers with --freeze")
+	}
+	return mount, err
+}
+
+// readFile does the run, with the writers of mount held off if there are any.
+func (e *Engine) readFile(ctx context.Context, req Request, src *blockdev.Device, mount string, r read) (catalog.Point, error) {
 	r.time = e.Now()
 	if content, err := blockdev.Probe(src); err == nil {
 		r.id.FSType, r.id.FSUUID = content.Type, content.UUID
@@ -158,15 +181,8 @@ func (e *Engine) readFile(ctx context.Context, req Request, src *blockdev.Device
 		}
 		return e.commit(ctx, r)
 	}
-	mount, err := writableMount(req.Source)
-	switch {
-	case err != nil && !errors.Is(err, errors.ErrUnsupported):
-		return catalog.Point{}, err
-	case mount == "":
+	if mount == "" {
 		return e.commit(ctx, r)
-	case !req.Freeze || e.Freezer == nil:
-		return catalog.Point{}, blkbak.WithHint(fmt.Errorf("device %s is mounted on %s and can change while it is read: %w",
-			req.Source, mount, blkbak.ErrBusy), "put it on a logical volume, unmount it, or hold off writers with --freeze")
 	}
 	frozen, err := e.Freezer.Freeze(ctx, mount, req.FreezeLimit, []string{e.StateDir, e.RepoDir})
 	if err != nil {

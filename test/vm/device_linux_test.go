@@ -16,6 +16,7 @@ func TestPlainDevice(t *testing.T) {
 	dir := mount(t, part)
 	writeRandom(t, filepath.Join(dir, "file"), 1, 1<<20)
 	refused(t, 5, "unmount", part)
+	refused(t, 5, "unmount", part, "--dry-run")
 	sh(t, "mount", "-o", "remount,ro", dir)
 	first := snapshotRun(t, 0, part)
 	sh(t, "mount", "-o", "remount,rw", dir)
